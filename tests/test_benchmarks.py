@@ -58,6 +58,7 @@ def test_the_round_trip(benchmark: Benchmark, tmp_path: Path):
     assert rows["yolo_seg"][4] == 0  # holes
 
 
+@pytest.mark.slow  # two trainings; tests/training/test_feature_cache.py has the cache's own tests
 def test_the_feature_cache(benchmark: Benchmark, test_data: Path):
     small = ["--rounds", "1", "--images", "2", "--epochs", "2"]
     light = ["model=tiny", f"backbone={BACKBONE}", "backbone.weights=none", "data.image_size=64"]
@@ -93,7 +94,7 @@ def test_light_heads_cost_a_quarter_at_most(benchmark: Benchmark):
     assert light["milliseconds"] > 0
 
 
-@pytest.mark.long
+@pytest.mark.slow  # exports to several runtimes, as tests/launch/test_budget.py does
 def test_the_runtimes(benchmark: Benchmark):
     small = ["--size", "64", "--rounds", "1", "--no-others"]
     small += ["--model", "tiny", "--backbones", BACKBONE]
