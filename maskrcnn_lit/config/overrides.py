@@ -175,7 +175,10 @@ def apply(override: Override, config: DictConfig) -> None:
     """
     name, value, text = override.key_or_group, override.value(), _shown(override.input_line)
     if override.package is not None:
-        raise UserError(f"'{text}' has a package, but {_shown(name)} is no group: leave out the @")
+        raise UserError(
+            f"'{text}' has an @, which is for groups, and {_shown(name)} is an option: write "
+            f"{_shown(name)}=..."
+        )
     if override.is_delete():
         _delete(override, config)
         return
@@ -193,7 +196,7 @@ def _delete(override: Override, config: DictConfig) -> None:
     if present is None or value not in (None, present):
         raise UserError(
             f"'{_shown(override.input_line)}' deletes what does not exist: {_shown(name)} is "
-            f"{_shown(present)}"
+            f"{'null' if present is None else _shown(present)}"
         )
     group, _, key = name.rpartition(".")
     with open_dict(config):

@@ -165,10 +165,10 @@ def test_what_is_fast_enough_is_told_and_written(
     assert [row["name"] for row in report["rows"]] == ["edge, mobilenet_v3_small", "a_run"]
     assert report["rows"][1]["milliseconds"] == [51.0, 60.0]
     assert (tmp_path / "budget.png").read_bytes().startswith(b"\x89PNG")
-    told = capsys.readouterr().out
-    assert "1 of 2 take at most 33 ms an image, from its pixels to its masks" in told
-    lines = [" ".join(line.split()) for line in told.splitlines()]
+    output = capsys.readouterr().out
+    assert "1 of 2 take at most 33 ms an image, from its pixels to its masks" in output
+    lines = [" ".join(line.split()) for line in output.splitlines()]
     assert "edge, mobilenet_v3_small 320 onnx_int8 20.0 25.0 49.9 - yes" in lines
     assert "a_run 480 x 640 pytorch 51.0 60.0 19.6 0.251 no" in lines
-    told = refused("bench", "latency=33ms", f"out={tmp_path}/budget.jsonl")
-    assert f"{tmp_path}/budget.png already exists" in told
+    message = refused("bench", "latency=33ms", f"out={tmp_path}/budget.jsonl")
+    assert f"{tmp_path}/budget.png already exists" in message

@@ -127,8 +127,11 @@ def test_a_value_is_set_added_or_deleted(override: str, expected: dict[str, Any]
     ("override", "message"),
     [
         ("+rate=1", r"'\+rate=1' adds a value that exists: leave out the \+"),
-        ("rate@head=1", "'rate@head=1' has a package, but rate is no group: leave out the @"),
-        ("~seed", "'~seed' deletes what does not exist: seed is None"),
+        (
+            "rate@head=1",
+            "'rate@head=1' has an @, which is for groups, and rate is an option: write rate=",
+        ),
+        ("~seed", "'~seed' deletes what does not exist: seed is null"),
         ("~rate=2", "'~rate=2' deletes what does not exist: rate is 0.1"),
     ],
 )

@@ -92,9 +92,9 @@ def test_on_the_hub(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert not any(CARD in request or "scores.png" in request for request in fetched)
         with pytest.raises(UserError, match=r"hf:mylab/none cannot be fetched .*check the name"):
             load_model("hf:mylab/none")
-    told = refused("publish", f"run={trained}", "to=hf:mylab/nuclei")  # the hub is gone
-    assert "to=hf:mylab/nuclei cannot be written (" in told
-    assert "`hf auth login`" in told
+    message = refused("publish", f"run={trained}", "to=hf:mylab/nuclei")  # the hub is gone
+    assert "to=hf:mylab/nuclei cannot be written (" in message
+    assert "`hf auth login`" in message
 
 
 @pytest.mark.parametrize(

@@ -46,8 +46,8 @@ def counts(jobs: Sequence[Job]) -> str:
 
 def ranking_sentences(ranking: Ranking, resampled: Mapping[str, Resampled]) -> list[str]:
     """Sentences on the best setting, its significance, and the Pareto fronts."""
-    told = [*_best(ranking), *verdicts(ranking, compare(ranking, resampled))]
-    return [" ".join(told), *_fronts(ranking)]
+    first = [*_best(ranking), *verdicts(ranking, compare(ranking, resampled))]
+    return [" ".join(first), *_fronts(ranking)]
 
 
 def differences(ranking: Ranking, resampled: Mapping[str, Resampled]) -> list[str]:

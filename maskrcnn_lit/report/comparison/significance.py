@@ -7,7 +7,7 @@ several comparisons are corrected by Holm's method (Holm, "A simple sequentially
 test procedure", 1979).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from maskrcnn_lit.errors import plural
@@ -75,27 +75,27 @@ def verdicts(ranking: Ranking, comparisons: Sequence[Comparison]) -> list[str]:
     """
     outcomes = list(zip(comparisons, significant(comparisons), strict=True))
     if ranking.baseline is None:
-        texts = {
-            "It is significantly better than {}.": [c.second for c, is_so in outcomes if is_so],
-            "Its difference from {} is not significant.": [
-                c.second for c, is_so in outcomes if is_so is False
-            ],
-        }
+        better = _labels(c.second for c, is_so in outcomes if is_so)
+        alike = _labels(c.second for c, is_so in outcomes if is_so is False)
+        sentences = [
+            (better, f"It is significantly better than {better}."),
+            (alike, f"Its difference from {alike} is not significant."),
+        ]
     else:
         name = ranking.baseline.label
-        texts = {
-            f"Significantly better than {name}: {{}}.": [
-                c.first for c, is_so in outcomes if is_so and c.value > 0
-            ],
-            f"Significantly worse than {name}: {{}}.": [
-                c.first for c, is_so in outcomes if is_so and c.value < 0
-            ],
-            f"Not significantly different from {name}: {{}}.": [
-                c.first for c, is_so in outcomes if is_so is False
-            ],
-        }
-    named = {text: "; ".join(one.label for one in listed) for text, listed in texts.items()}
-    return [text.format(labels) for text, labels in named.items() if labels]
+        better = _labels(c.first for c, is_so in outcomes if is_so and c.value > 0)
+        worse = _labels(c.first for c, is_so in outcomes if is_so and c.value < 0)
+        alike = _labels(c.first for c, is_so in outcomes if is_so is False)
+        sentences = [
+            (better, f"Significantly better than {name}: {better}."),
+            (worse, f"Significantly worse than {name}: {worse}."),
+            (alike, f"Not significantly different from {name}: {alike}."),
+        ]
+    return [sentence for labels, sentence in sentences if labels]
+
+
+def _labels(settings: Iterable[Setting]) -> str:
+    return "; ".join(setting.label for setting in settings)
 
 
 def sentences(ranking: Ranking, comparisons: Sequence[Comparison]) -> list[str]:

@@ -155,6 +155,14 @@ def test_the_others_are_compared_with_a_baseline():
     assert judged.startswith("3 comparisons with plain. Tested over")
 
 
+def test_a_label_may_have_braces():
+    jobs = [*group("{p: 1}", 0.3, 0.31), *group("{}", 0.5, 0.51)]
+    (ranking,) = rankings(jobs)
+    ranking = with_baseline(ranking, "{p: 1}")
+    found = compare(ranking, drawn(jobs, noise=0.001))
+    assert verdicts(ranking, found) == ["Significantly better than {p: 1}: {}."]
+
+
 def test_what_was_not_tested_is_below_the_baseline():
     jobs = [*group("plain", 0.5), *group("other", 0.2)]
     (ranking,) = rankings(jobs)
