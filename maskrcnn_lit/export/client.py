@@ -5,11 +5,10 @@ import sys
 from functools import cache
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 NAMES = ["boxes", "scores", "labels", "valid", "masks"]  # without masks the first four
-# One for all files: after the end of two of them, a signal may crash the process.
-core = cache(lambda: __import__("openvino").Core())
+core = cache(lambda: __import__("openvino").Core())  # one: after two, a signal may crash Python
 
 
 def load(path):  # what the file says of itself, and a function of its inputs by name
@@ -18,23 +17,21 @@ def load(path):  # what the file says of itself, and a function of its inputs by
         run = core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         about = json.loads(model.get_rt_info("maskrcnn_lit").astype(str))
         return about, lambda feed: [run(feed)[n] for n in NAMES[: 4 + (about["mask_side"] > 0)]]
-    module = __import__("onnxruntime")
-    session = module.InferenceSession(path, providers=["CPUExecutionProvider"])
+    session = __import__("onnxruntime").InferenceSession(path, providers=["CPUExecutionProvider"])
     about = json.loads(session.get_modelmeta().custom_metadata_map["maskrcnn_lit"])
     return about, lambda feed: session.run(NAMES[: 4 + (about["mask_side"] > 0)], feed)
 
 
-def resize(image, about):  # pixels B 3 H W padded with zeros, sizes B 2, and x y x y of the scale
+def resize(image, about):  # pixels B 3 H W padded with zeros, their sizes B 2, and the scale, x y
     rule, sides = about["image_size"], np.array([image.height, image.width])
-    whole = isinstance(rule, int)
-    factor = rule / sides.max() if whole else min(rule[0] / sides.min(), rule[1] / sides.max())
+    factor = np.min(rule / (sides.max() if isinstance(rule, int) else np.sort(sides)))
     size = np.maximum(np.rint(sides * factor), 1).astype(int)
     if (size > about["size"]).any():
         raise SystemExit(f"an image is {size} pixels after the resize, over {about['size']}")
     pixels = np.zeros((about["batch_size"], 3, *about["size"]), np.uint8)
     small = image.convert("RGB").resize(size[::-1].tolist(), Image.Resampling.BILINEAR)
     pixels[0, :, : size[0], : size[1]] = np.asarray(small).transpose(2, 0, 1)
-    return pixels, np.tile(size, (len(pixels), 1)), np.tile((size / sides)[::-1], 2)
+    return {"images": pixels, "image_sizes": np.tile(size, (len(pixels), 1))}, (size / sides)[::-1]
 
 
 def rle(mask, box, height, width):  # a mask, stretched over its box and cut at 0.5
@@ -62,18 +59,21 @@ def rle(mask, box, height, width):  # a mask, stretched over its box and cut at 
     return {"size": [height, width], "counts": text}
 
 
-def detect(about, run, image, image_id):
-    pixels, sizes, scale = resize(image, about)
-    outputs = [values[0] for values in run({"images": pixels, "image_sizes": sizes})]
-    for box, score, label, valid, *mask in zip(*outputs, strict=True):
+def detect(about, run, file, image_id):
+    with open(file, "rb") as data:  # not by its name: Pillow 13 turns a mapped TIFF the wrong way
+        image = ImageOps.exif_transpose(Image.open(data))
+    if image.mode[0] == "I":  # of more than 8 bits: the fewest that hold the largest value
+        bits = next(b for b in (8, 10, 12, 14, 16, 24, 32) if image.getextrema()[1] < 2**b)
+        image = Image.fromarray((np.asarray(image) >> (bits - 8)).astype(np.uint8))
+    feed, scale = resize(image, about)
+    for box, score, label, valid, *mask in zip(*(values[0] for values in run(feed)), strict=True):
         if valid:
-            box = np.clip(box / scale, 0, np.tile(image.size, 2))
+            x, y, right, bottom = box = np.clip(box / np.tile(scale, 2), 0, np.tile(image.size, 2))
             result = {"image_id": image_id, "category_id": about["classes"][label - 1][0]}
-            result |= {"bbox": [*box[:2].tolist(), *(box[2:] - box[:2]).tolist()]}
-            shape = [rle(own, box, image.height, image.width) for own in mask]
-            yield result | {"score": float(score)} | ({"segmentation": shape[0]} if mask else {})
+            result |= {"bbox": [x, y, right - x, bottom - y], "score": float(score)}
+            yield result | ({"segmentation": rle(*mask, box, *image.size[::-1])} if mask else {})
 
 
 if __name__ == "__main__":
     model, files = load(sys.argv[1]), enumerate(sys.argv[2:], 1)
-    print(json.dumps([r for n, file in files for r in detect(*model, Image.open(file), n)]))
+    print(json.dumps([r for n, file in files for r in detect(*model, file, n)]))

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -19,11 +20,12 @@ from platformdirs import user_cache_path
 
 
 def safe_path(folder: Path, name: str) -> Path | None:
-    """`folder`/`name`, or None if `name` points outside of the folder. Links in the folder are
-    followed: the user created them.
+    """`folder`/`name`, or None if `name` points outside of the folder, on any operating system.
+    Links in the folder are followed: the user created them.
     """
     inside = os.path.normpath(name.replace("\\", "/"))
-    if not name or "\0" in name or os.path.isabs(inside) or inside.split("/")[0] in ("..", "."):
+    absolute = os.path.isabs(inside) or re.match("[A-Za-z]:/", inside)
+    if not name or "\0" in name or absolute or inside.split("/")[0] in ("..", "."):
         return None
     return folder / name
 

@@ -17,6 +17,7 @@ from maskrcnn_lit.data.dataset import image_batch
 from maskrcnn_lit.export import client
 from maskrcnn_lit.model.paste_masks import masks_to_rle
 from maskrcnn_lit.model.postprocess import to_original
+from maskrcnn_lit.storage.images import decode
 
 pytest_plugins = ("exported",)
 
@@ -88,3 +89,40 @@ def test_a_process_without_torch_detects_the_same(
     assert all(r["segmentation"]["size"] == [2 * HEIGHT, 2 * WIDTH] for r in results)
     areas = coco_mask.area([r["segmentation"] for r in results])
     assert (areas > 0).mean() > 0.3
+
+
+def _pictures(folder: Path) -> dict[str, Path]:
+    """The same gray picture in four files."""
+    gray = np.random.default_rng(0).integers(0, 256, (2 * HEIGHT, 2 * WIDTH), np.uint8)
+    gray[0, 0] = 255  # the largest value says how many bits there are
+    upright, turned = Image.fromarray(gray), Image.fromarray(np.rot90(gray).copy())
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored turned to the left
+    files = {name: folder / name for name in ("8.png", "turned.png", "turned.tif", "12.tif")}
+    upright.save(files["8.png"])
+    turned.save(files["turned.png"], exif=exif)
+    turned.save(files["turned.tif"], exif=exif)
+    Image.fromarray(gray.astype(np.uint16) << 4).save(files["12.tif"])
+    return files
+
+
+def test_turned_pictures_and_those_of_more_than_8_bits_are_read_as_the_package_reads_them(
+    tmp_path: Path,
+):
+    fed = []
+
+    def run(feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+        fed.append(feed["images"][0])
+        box = np.array([[1.0, 2, 3, 4]], np.float32)
+        return [np.stack([value]) for value in (box, np.ones(1), np.ones(1, int), np.ones(1, bool))]
+
+    about = {"image_size": [HEIGHT, WIDTH], "size": [HEIGHT, WIDTH], "batch_size": 1}
+    about |= {"classes": [[7, "cell"]]}
+    files = _pictures(tmp_path)
+    results = [list(client.detect(about, run, str(file), 1)) for file in files.values()]
+    package = [decode(file.read_bytes())[0] for file in files.values()]
+    assert all(np.array_equal(pixels, package[0]) for pixels in package)
+    assert all(np.array_equal(pixels, fed[0]) for pixels in fed)
+    assert fed[0].std() > 10
+    result = {"image_id": 1, "category_id": 7, "bbox": [2, 4, 4, 4], "score": 1.0}
+    assert results == [[result]] * 4

@@ -284,7 +284,7 @@ class _Reader:
 
     def _outline(self, value: Any, image: ImageEntry) -> _Outline:
         value = self._plain_shape(value)
-        if value is None or value == []:
+        if value in (None, "", {}) or _is_empty(value):
             return _Outline([], None)
         if isinstance(value, dict):
             return _Outline([], _runs(value, image.height, image.width))
@@ -421,6 +421,11 @@ def _numbers(value: Any) -> list[float]:
     if len(sides) < 4:
         raise BadEntryError("box not finite", f"bbox {shown(value)}")
     return sides
+
+
+def _is_empty(value: Any) -> bool:
+    """Whether it is a list without a number: [] or [[]]."""
+    return isinstance(value, list) and all(part == [] for part in value)
 
 
 def _extent(outline: _Outline, image: ImageEntry) -> list[float]:

@@ -5,8 +5,12 @@ files whose names were written for another folder or operating system.
 import hashlib
 import io
 import os
+import re
+import unicodedata
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -31,16 +35,25 @@ _ORIENTATION = 0x0112  # EXIF tag; values from 5 on swap height and width
 
 
 class RenamedFiles(Folder):
-    """A folder that searches missing files under `other_names`."""
+    """A folder that searches missing files under `other_names`.
+
+    Args:
+        extra: leading folders of all names that may be left out.
+    """
+
+    def __init__(self, folder: Path, extra: int = 0) -> None:
+        super().__init__(folder)
+        self._extra = extra
 
     def path(self, name: str) -> Path:
         if safe_path(Path(), name) is None:
-            inner = (super(RenamedFiles, self).path(other) for other in inner_names(name))
+            ends = (other for end in inner_names(name) for other in spellings(end))
+            inner = (super(RenamedFiles, self).path(other) for other in ends)
             there = next((path for path in inner if path.is_file()), None)
             return there or super().path(name)  # raises
         path = super().path(name)
         if not path.is_file():
-            for other in other_names(name, self.folder):
+            for other in other_names(name, self.folder, self._extra):
                 if safe_path(Path(), other) and super().path(other).is_file():
                     return super().path(other)
         return path
@@ -53,23 +66,33 @@ class RenamedFiles(Folder):
         return path.relative_to(self.folder).as_posix() if path != super().path(name) else name
 
 
-def other_names(name: str, folder: Path) -> Iterator[str]:
-    """Other names for `name`: with slashes instead of Windows backslashes, and without leading
-    folders that `folder` already ends with.
+def other_names(name: str, folder: Path, extra: int = 0) -> Iterator[str]:
+    """Other names for `name`: with slashes instead of Windows backslashes, without leading folders
+    that `folder` already ends with, without up to `extra` leading folders, and each with composed
+    and with decomposed letters (macOS writes an umlaut as two characters).
     """
-    plain = name.replace("\\", "/")
-    if plain != name:
-        yield plain
-    parts, own = plain.split("/"), folder.absolute().parts
-    for length in range(len(parts) - 1, 0, -1):
-        if tuple(parts[:length]) == own[-length:]:
-            yield "/".join(parts[length:])
+    parts, own = name.replace("\\", "/").split("/"), folder.absolute().parts
+    repeated = [n for n in range(len(parts) - 1, 0, -1) if tuple(parts[:n]) == own[-n:]]
+    for start in dict.fromkeys((0, *repeated, *range(1, extra + 1))):
+        end = "/".join(parts[start:])
+        yield from (other for other in spellings(end) if other != name)
+
+
+def spellings(name: str) -> list[str]:
+    """A name as it is, with composed letters, and with decomposed ones; each once."""
+    return list(dict.fromkeys((name, composed(name), unicodedata.normalize("NFD", name))))
+
+
+def composed(name: str) -> str:
+    """A name with composed letters, the same for all `spellings`."""
+    return unicodedata.normalize("NFC", name)
 
 
 def inner_names(name: str) -> Iterator[str]:
-    """The ends of a name that leaves its folder: of /data/1/a.jpg data/1/a.jpg, 1/a.jpg, a.jpg."""
+    """The ends of a name: of /data/1/a.jpg data/1/a.jpg, 1/a.jpg, a.jpg."""
     parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
-    yield from ("/".join(parts[start:]) for start in range(len(parts)))
+    first = 1 if parts and re.fullmatch("[A-Za-z]:", parts[0]) else 0  # a drive of Windows
+    yield from ("/".join(parts[start:]) for start in range(first, len(parts)))
 
 
 def with_renamed_files(packed: Packed, source: Source) -> Source:
@@ -81,9 +104,28 @@ def with_renamed_files(packed: Packed, source: Source) -> Source:
     begins, ends = packed.arrays.name_spans.T
     first = packed.arrays.name_text[begins[begins < ends]]
     written_elsewhere = (
-        b"\\" in text or doubled in text or b".." in text or (first == ord("/")).any()
+        any(mark in text for mark in (b"\\", b"..", b":", doubled))
+        or not text.isascii()
+        or (first == ord("/")).any()
     )
-    return RenamedFiles(source.folder) if written_elsewhere else source
+    extra = _extra_folders(packed, source)
+    return RenamedFiles(source.folder, extra) if written_elsewhere or extra else source
+
+
+def _extra_folders(packed: Packed, source: Folder) -> int:
+    """How many leading folders all names share, if the first of these is neither in the folder nor
+    beside it: an annotation tool wrote them. 0 where the first file lies at its name.
+    """
+    if not len(packed.names) or _is_file(source.folder / packed.names[0]):
+        return 0
+    folders = [name.replace("\\", "/").split("/")[:-1] for name in packed.names]
+    first, last = min(folders), max(folders)  # the others share what these two share
+    alike = takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
+    shared = [name for name, _ in alike]
+    folder = source.folder.absolute()
+    if not shared or any((parent / shared[0]).exists() for parent in (folder, folder.parent)):
+        return 0
+    return len(shared)
 
 
 def renamed(packed: Packed, source: Source, rows: Ints) -> list[Fault]:
@@ -205,9 +247,23 @@ def _with_hints(faults: list[Fault], source: Source) -> list[Fault]:
                 faults[n] = _hinted(faults[n], f"{root / name} exists: did you mean images={root}?")
                 break
         else:
-            if base and _is_file(folder / base):
-                faults[n] = _hinted(faults[n], f"{folder / base} exists: write file_name={base}")
+            other = _other_file(folder, name) if base else None
+            if other:
+                faults[n] = _hinted(faults[n], f"{folder / other} exists: write file_name={other}")
     return faults
+
+
+def _other_file(folder: Path, name: str) -> str | None:
+    """A file in `folder` with an end of this name, or with its letters in another case."""
+    end = next((end for end in inner_names(name) if _is_file(folder / end)), None)
+    if end is not None:
+        return end
+    parent, _, base = name.rpartition("/")
+    with suppress(OSError, ValueError):
+        for other in sorted(os.listdir(folder / parent)):
+            if other.casefold() == base.casefold():
+                return f"{parent}/{other}" if parent else other
+    return None
 
 
 def _hinted(fault: Fault, hint: str) -> Fault:

@@ -15,7 +15,7 @@ from pycocotools import mask as coco_mask
 from scipy import ndimage
 
 from maskrcnn_lit.data.coco.faults import Fault
-from maskrcnn_lit.data.coco.image_files import image_size
+from maskrcnn_lit.data.coco.image_files import composed, image_size
 from maskrcnn_lit.data.coco.reading import Part
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.storage.images import SUFFIXES
@@ -199,10 +199,12 @@ def image_names(folder: Path) -> list[str]:
 
 
 def by_stem(names: Iterable[str], collector: Collector) -> dict[str, str]:
-    """Name without suffix -> name; a second file with the same stem is a fault."""
+    """Name without suffix, with composed letters -> name; a second file with the same stem is a
+    fault.
+    """
     stems: dict[str, str] = {}
     for name in names:
-        first = stems.setdefault(os.path.splitext(name)[0], name)
+        first = stems.setdefault(composed(os.path.splitext(name)[0]), name)
         if first != name:
             collector.fault("two files for one image", name, f"{first} has the same name")
     return stems

@@ -23,6 +23,7 @@ from pycocotools import mask as coco_mask
 
 from maskrcnn_lit.data.coco.annotations import NO_JSON
 from maskrcnn_lit.data.coco.faults import BadEntryError, finite, shown
+from maskrcnn_lit.data.coco.image_files import composed, spellings
 from maskrcnn_lit.data.coco.rasterize import polygons_rle
 from maskrcnn_lit.data.coco.reading import Part
 from maskrcnn_lit.data.datasets.collector import (
@@ -99,11 +100,12 @@ def _image_of(file: Path, path: Any, folder: Path) -> str:
     """The name of the image of a json, from `folder`: imagePath, or the json's own name."""
     plain = str(path).replace("\\", "/") if isinstance(path, str) and path else ""
     tried = [file.parent / plain, file.parent / plain.rsplit("/", 1)[-1]] if plain else []
-    inside = [Path(os.path.normpath(one)) for one in tried]
+    inside = [Path(os.path.normpath(other)) for one in tried for other in spellings(str(one))]
     for one in inside:
         if one.is_file() and one.is_relative_to(folder):
             return one.relative_to(folder).as_posix()
-    alike = [name for name in image_names(file.parent) if os.path.splitext(name)[0] == file.stem]
+    stem = composed(file.stem)
+    alike = [n for n in image_names(file.parent) if composed(os.path.splitext(n)[0]) == stem]
     name = alike[0] if alike else plain.rsplit("/", 1)[-1] or f"{file.stem}.jpg"
     return (file.parent / name).relative_to(folder).as_posix()
 

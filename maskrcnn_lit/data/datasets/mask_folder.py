@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from maskrcnn_lit.data.coco.image_files import composed
 from maskrcnn_lit.data.coco.reading import Part
 from maskrcnn_lit.data.datasets.collector import (
     Collector,
@@ -79,19 +80,14 @@ class MaskFolder:
     def _pairs(self, folder: Path, collector: Collector) -> Iterator[tuple[str, Path | None]]:
         """Every image, and the folder or file of its masks."""
         if (folder / self.images).is_dir():
-            files = defaultdict[str, list[str]](list)
-            for name in image_names(folder / self.masks):
-                files[os.path.splitext(name)[0]].append(name)
+            named = self._masks(folder)
             for stem, name in by_stem(image_names(folder / self.images), collector).items():
-                masks = folder / self.masks / f"{stem}{self.suffix}"
-                own = files[f"{stem}{self.suffix}"]
-                if own and (masks.is_dir() or len(own) > 1):
-                    where = f"{self.masks}/{own[-1]}"
+                own = named[composed(f"{stem}{self.suffix}")]
+                if len(own) > 1:
+                    where = f"{self.masks}/{own[-1].name}"
                     collector.fault("two masks for one image", where, "there is another one")
                     continue
-                if own:
-                    masks = folder / self.masks / own[0]
-                yield f"{self.images}/{name}", masks if masks.exists() else None
+                yield f"{self.images}/{name}", own[0] if own else None
             return
         inner = sorted(path for path in folder.iterdir() if (path / self.images).is_dir())
         if not inner:
@@ -111,6 +107,17 @@ class MaskFolder:
             masks = path / self.masks
             for name in names[:1]:
                 yield f"{path.name}/{self.images}/{name}", masks if masks.is_dir() else None
+
+    def _masks(self, folder: Path) -> defaultdict[str, list[Path]]:
+        """The folders and files of masks by their `composed` names without suffix."""
+        root = folder / self.masks
+        named = defaultdict[str, list[Path]](list)
+        for where, folders, _ in os.walk(root, followlinks=True):
+            for path in (Path(where, name) for name in folders):
+                named[composed(path.relative_to(root).as_posix())].append(path)
+        for name in image_names(root):
+            named[composed(os.path.splitext(name)[0])].append(root / name)
+        return named
 
     def _add(self, collector: Collector, name: str, masks: Sequence[Mask]) -> None:
         image = collector.image(name)

@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 
 from maskrcnn_lit.data.coco.annotations import NO_JSON
 from maskrcnn_lit.data.coco.faults import BadEntryError, finite, shown
+from maskrcnn_lit.data.coco.image_files import composed
 from maskrcnn_lit.data.coco.reading import Part
 from maskrcnn_lit.data.datasets.collector import (
     PARTS,
@@ -57,13 +58,14 @@ class VocXml:
         if listing.is_file():
             words = [line.split() for line in listing.read_text(encoding="utf-8").splitlines()]
             stems = [line[0] for line in words if line]
-            files = [file for file in files if file.stem in set(stems)]
-            for stem in sorted(set(stems) - {file.stem for file in files}):
+            listed = set(map(composed, stems))
+            files = [file for file in files if composed(file.stem) in listed]
+            for stem in sorted(listed - {composed(file.stem) for file in files}):
                 collector.fault("no xml", stem, f"{listing.name} names it, {below.name} has none")
         if not files:
             raise UserError(f"{below} has no xml of '{part}': check data.root")
         names = image_names(folder)
-        places = {os.path.basename(name): name for name in reversed(names)}
+        places = {composed(os.path.basename(name)): name for name in reversed(names)}
         used: dict[str, str] = {}
         for file in files:
             self._read(collector, file, places, used)
@@ -137,7 +139,8 @@ def _polygon(entry: ElementTree.Element) -> list[float]:
 def _image_of(file: Path, root: ElementTree.Element, places: dict[str, str]) -> str:
     """The name of the image of an xml: its filename, or the image with the xml's own name."""
     written = (root.findtext("filename") or "").replace("\\", "/").rsplit("/", 1)[-1]
-    if written in places:
-        return places[written]
-    alike = [name for base, name in places.items() if os.path.splitext(base)[0] == file.stem]
+    if composed(written) in places:
+        return places[composed(written)]
+    stem = composed(file.stem)
+    alike = [name for base, name in places.items() if os.path.splitext(base)[0] == stem]
     return alike[0] if alike else written or f"{file.stem}.jpg"

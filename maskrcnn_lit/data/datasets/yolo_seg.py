@@ -20,6 +20,7 @@ import yaml
 
 from maskrcnn_lit.data.coco.annotations import NO_OBJECTS
 from maskrcnn_lit.data.coco.faults import BadEntryError, shown
+from maskrcnn_lit.data.coco.image_files import spellings
 from maskrcnn_lit.data.coco.reading import Part
 from maskrcnn_lit.data.datasets.collector import PARTS, Collector, by_stem, image_names
 from maskrcnn_lit.errors import UserError
@@ -147,7 +148,9 @@ def label_file(image: Path) -> Path:
     places = [n for n, part in enumerate(parts[:-1]) if part == "images"]
     if places:
         parts[places[-1]] = "labels"
-    return Path(*parts).with_suffix(".txt")
+    text = Path(*parts).with_suffix(".txt")
+    named = (text.with_name(name) for name in spellings(text.name))
+    return next((file for file in named if file.is_file()), text)
 
 
 def _files(paths: Sequence[Path]) -> list[Path]:

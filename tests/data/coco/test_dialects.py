@@ -93,6 +93,22 @@ DIALECTS: dict[str, tuple[dict[str, Any], str, list[str]]] = {
         "upload/1/a.jpg",
         ["file name: the file is upload/1/a.jpg"],
     ),
+    "an absolute path of Windows": (
+        LABEL_STUDIO
+        | {"images": [{"width": 40, "height": 30, "id": 0, "file_name": "C:\\Users\\x\\b\\a.jpg"}]},
+        "b/a.jpg",
+        ["file name: the file is b/a.jpg"],
+    ),
+    "a path of a Windows share, with an umlaut as macOS writes it": (
+        LABEL_STUDIO
+        | {
+            "images": [
+                {"width": 40, "height": 30, "id": 0, "file_name": "\\\\nas\\x\\Zelle_a\u0308.jpg"}
+            ]
+        },
+        "Zelle_\u00e4.jpg",
+        ["file name: the file is Zelle_\u00e4.jpg"],
+    ),
     "Roboflow": (
         ROBOFLOW,
         "a_jpg.rf.0123.jpg",

@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 from pathlib import Path
@@ -15,6 +16,8 @@ from maskrcnn_lit.data.coco.image_files import (
     other_names,
     readable_files,
 )
+from maskrcnn_lit.data.coco.index import AnnotationIndex, read_index
+from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.storage.sources import Folder, open_annotations
 
 IMAGES = 6
@@ -101,6 +104,9 @@ def test_far_away_files_are_not_asked_for(data: tuple[Packed, Folder], tmp_path:
     assert faults == []
 
 
+COMPOSED, DECOMPOSED = "Gr\u00f6\u00dfe.png", "Gro\u0308\u00dfe.png"
+
+
 @pytest.mark.parametrize(
     ("name", "folder", "expected"),
     [
@@ -110,10 +116,51 @@ def test_far_away_files_are_not_asked_for(data: tuple[Packed, Folder], tmp_path:
         ("x/images/b/a.jpg", "/x/images", ["b/a.jpg"]),
         ("images\\a.jpg", "/x/images", ["images/a.jpg", "a.jpg"]),
         ("other/a.jpg", "/x/images", []),
+        (COMPOSED, "/x/images", [DECOMPOSED]),
+        (f"images/{DECOMPOSED}", "/x/images", [f"images/{COMPOSED}", DECOMPOSED, COMPOSED]),
     ],
 )
 def test_what_a_name_may_mean(name: str, folder: str, expected: list[str]):
     assert list(other_names(name, Path(folder))) == expected
+
+
+def test_leading_folders_that_may_be_left_out():
+    names = list(other_names("media\\train\\b\\a.jpg", Path("/x/photos"), 2))
+    assert names == ["media/train/b/a.jpg", "train/b/a.jpg", "b/a.jpg"]
+
+
+def test_folders_that_all_names_share_and_nobody_has_are_left_out(tmp_path: Path):
+    content = coco_dict(4)
+    annotations, images = write_coco(tmp_path, content)
+    (images / "b").mkdir()
+    for number, image in enumerate(content["images"]):
+        name = image["file_name"] if number < 3 else f"b/{image['file_name']}"
+        shutil.move(images / image["file_name"], images / name)
+        image["file_name"] = f"media/train/{name}"
+
+    def read() -> AnnotationIndex:
+        annotations.write_text(json.dumps(content))
+        return read_index(annotations, images, "error", cache=tmp_path / "cache")
+
+    index = read()
+    assert index.read(3) == (images / "b" / "03.jpg").read_bytes()
+    assert [change.what for change in index.changes] == [
+        f"the file is {name}" for name in ("00.jpg", "01.jpg", "02.jpg", "b/03.jpg")
+    ]
+    (tmp_path / "media").mkdir()  # the names are of another folder, beside this one
+    with pytest.raises(UserError, match=r"media/train/00\.jpg: no such file"):
+        read()
+    (tmp_path / "media").rmdir()
+    content["images"][0]["file_name"] = "own/00.jpg"  # they share none
+    with pytest.raises(UserError, match=r"images/b/03\.jpg exists: write file_name=b/03\.jpg"):
+        read()
+
+
+def test_letters_in_another_case_are_advised(data: tuple[Packed, Folder], tmp_path: Path):
+    packed, folder = data
+    shutil.move(folder.path("00.jpg"), folder.path("00.JPG"))
+    _, (fault,) = readable_files(packed, folder, np.arange(IMAGES), IMAGES, tmp_path / "cache")
+    assert fault.what.endswith(f"{folder.folder}/00.JPG exists: write file_name=00.JPG")
 
 
 def test_a_name_that_leaves_the_folder_stays_outside(tmp_path: Path):

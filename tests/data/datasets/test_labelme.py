@@ -106,8 +106,11 @@ def test_parts_and_images_that_are_not_labeled(tmp_path: Path):
 def test_paths_of_other_systems(tmp_path: Path):
     write(tmp_path, "a", shape(), imagePath="..\\pictures\\a.png")
     write(tmp_path, "b", shape(), imagePath="other_name.jpg")
+    write(tmp_path, "Zelle_\u00e4", shape(), imagePath="Zelle_a\u0308.png")
+    write(tmp_path, "Zelle_\u00f6", shape(), imagePath="lost.png")
+    (tmp_path / "Zelle_\u00f6.json").rename(tmp_path / "Zelle_o\u0308.json")
     names = [one["file_name"] for one in LabelMe().read(tmp_path, ALL).content["images"]]
-    assert names == ["a.png", "b.png"]
+    assert sorted(names) == ["Zelle_\u00e4.png", "Zelle_\u00f6.png", "a.png", "b.png"]
 
 
 BAD: dict[str, tuple[Any, str, str]] = {

@@ -116,6 +116,14 @@ def test_other_names_and_parts(tmp_path: Path):
     assert part.content["categories"] == [{"id": 1, "name": "cell"}]
 
 
+@pytest.mark.parametrize("mask", ["Zelle_a\u0308.tif", "Zelle_a\u0308/one.png"])
+def test_an_umlaut_may_be_one_character_or_two(mask: str, tmp_path: Path):
+    images(tmp_path / "images", "Zelle_\u00e4")
+    save(tmp_path / "masks" / mask, (LABELS == 1).astype(np.uint8))
+    (one,) = objects(tmp_path)
+    np.testing.assert_array_equal(one, LABELS == 1)
+
+
 def test_an_image_without_objects(tmp_path: Path):
     images(tmp_path / "images", "a", "b")
     (tmp_path / "masks" / "a").mkdir(parents=True)

@@ -38,6 +38,19 @@ def test_boxes_from_one(tmp_path: Path):
     assert zero["bbox"] == [3, 2, 9, 7]
 
 
+def test_an_umlaut_may_be_one_character_or_two(tmp_path: Path):
+    write(tmp_path, "Hund_\u00e4", name="Hund_a\u0308")
+    write(tmp_path, "Hund_\u00f6", name="lost")
+    below = tmp_path / "Annotations"
+    (below / "Hund_\u00f6.xml").rename(below / "Hund_o\u0308.xml")
+    (tmp_path / "ImageSets" / "Main").mkdir(parents=True)
+    (tmp_path / "ImageSets" / "Main" / "train.txt").write_text("Hund_a\u0308\nHund_\u00f6\n")
+    part = VocXml().read(tmp_path, "train")
+    names = sorted(image["file_name"] for image in part.content["images"])
+    assert names == ["JPEGImages/Hund_\u00e4.jpg", "JPEGImages/Hund_\u00f6.jpg"]
+    assert not part.faults
+
+
 def test_polygons_are_masks(tmp_path: Path):
     corners = "<x1>1</x1><y1>1</y1><x2>9</x2><y2>1</y2><x3>9</x3><y3>5</y3>"
     write(tmp_path, "a", f"<object><name>dog</name><polygon>{corners}</polygon>{BOX}</object>")

@@ -45,6 +45,16 @@ def test_polygons_and_boxes(tmp_path: Path):
     assert not part.changes
 
 
+def test_an_umlaut_may_be_one_character_or_two(tmp_path: Path):
+    write(tmp_path, {"train/a": TRIANGLE, "val/b": TRIANGLE})
+    (tmp_path / "images/train/a.png").rename(tmp_path / "images/train/Zelle_\u00e4.png")
+    (tmp_path / "labels/train/a.txt").rename(tmp_path / "labels/train/Zelle_a\u0308.txt")
+    part = YoloSeg().read(tmp_path, "train")
+    assert shapes(part) == [("cat", [[20, 10, 100, 10, 100, 50]])]
+    assert not part.faults
+    assert not part.changes
+
+
 LISTED = {
     "names by number": "train: images/train\nval: images/val\nnames: {0: cat, 1: dog}\n",
     "an absolute path elsewhere": "path: /nowhere/at/all\n" + YAML.partition("\n")[2],
