@@ -7,10 +7,11 @@ import os
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -62,16 +63,55 @@ def parse_any(text: str) -> Override:
     if not equals and not text.startswith("~"):
         raise UserError(f"'{_shown(text)}' is not an override: use NAME=VALUE, for example seed=1")
     try:
-        return OverridesParser.create().parse_override(text)
+        override = OverridesParser.create().parse_override(_in_ascii(text))
     except RecursionError:
         raise UserError(
             f"'{_shown(text[:60])}...' is nested too deeply: use fewer brackets"
         ) from None
     except HydraException as error:
         raise UserError(
-            f"'{_shown(text)}' cannot be parsed: close every bracket and quote, and quote text "
-            f"with special characters twice, '{_shown(name)}=\"{_shown(value)}\"'"
+            f"'{_shown(text)}' cannot be parsed: close every bracket and quote, and "
+            f"{_advice(_shown(name), _shown(value))}"
         ) from error
+    if text.isascii():
+        return override
+    key, given = _as_written(override.key_or_group), _as_written(override._value)
+    return replace(override, key_or_group=key, _value=given, input_line=text)
+
+
+def _advice(name: str, value: str) -> str:
+    """How to write a value with special characters."""
+    if value[:1] == "{":
+        return (
+            "write names without quotes and with a backslash before each special character, "
+            f"'{name}={{cell\\ \\(old\\): cell}}'"
+        )
+    if value[:1] == "[":
+        return f"quote each text with special characters, '{name}=[\"cell (old)\",cell]'"
+    return f"quote text with special characters twice, '{name}=\"{value}\"'"
+
+
+# A letter beyond ASCII, which Hydra's grammar takes only in quotes, and its number in its place.
+_LETTER, _NUMBER = re.compile(r"[^\x00-\x7f]"), re.compile("_u([0-9a-f]{6})_")
+
+
+def _in_ascii(text: str) -> str:
+    return _LETTER.sub(lambda letter: f"_u{ord(letter[0]):06x}_", text)
+
+
+def _as_written(value: Any) -> Any:
+    """A parsed value with the letters in place of their numbers."""
+    if isinstance(value, str):
+        return _NUMBER.sub(lambda number: chr(int(number[1], 16)), value)
+    if isinstance(value, QuotedString):
+        return replace(value, text=_as_written(value.text))
+    if isinstance(value, ChoiceSweep):
+        return replace(value, list=_as_written(value.list))
+    if isinstance(value, list):
+        return [_as_written(one) for one in value]
+    if isinstance(value, dict):
+        return {_as_written(key): _as_written(one) for key, one in value.items()}
+    return value
 
 
 def check_choice(

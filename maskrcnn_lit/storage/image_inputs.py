@@ -256,9 +256,10 @@ def _path(source: str) -> Path:
     except (OSError, RuntimeError):  # a name that is too long, or ~ of an unknown user
         pass
     shown = f"{source[:100]}...{source[-100:]}" if len(source) > 200 else source
-    raise UserError(
-        f"source={shown} does not exist: give an image, a folder or a glob, e.g. 'photos/*.jpg'"
-    )
+    hint = "give an image, a folder or a glob, e.g. 'photos/*.jpg'"
+    if source.startswith("www."):
+        hint = f"if it is an address, write source=https://{shown}"
+    raise UserError(f"source={shown} does not exist: {hint}")
 
 
 def _find(path: Path) -> list[tuple[str, Path]]:

@@ -133,6 +133,8 @@ def test_a_composed_config_refuses_unknown_keys():
         ("run_dir=", "run_dir= is empty"),
         ("optimizer.lr=a (1)", "'optimizer.lr=a (1)' cannot be parsed"),
         ("clip=[1,2", "close every bracket"),
+        ("clip=[a (1)]", "quote each text with special characters, 'clip=[\"cell (old)\",cell]'"),
+        ('clip={"a":b}', "write names without quotes and with a backslash before each special"),
         ("seed=1,2", "has several values: give one, or a list in brackets, 'seed=[1,2]'"),
         ("backbone=resnet18,resnet50", "`maskrcnn-lit train -m backbone=resnet18,resnet50` makes"),
         ("seed=ten", "seed=ten must be a whole number, 0 or more"),

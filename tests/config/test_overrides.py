@@ -15,6 +15,7 @@ from maskrcnn_lit.config.overrides import (
     check_choice,
     flat,
     parse,
+    parse_any,
     suggest,
     typed,
 )
@@ -140,3 +141,26 @@ def test_what_cannot_be_applied_is_told(override: str, message: str):
     with pytest.raises(UserError, match=message):
         apply(parse(override), config)
     assert config == {"rate": 0.1, "head": {}}
+
+
+@pytest.mark.parametrize(
+    ("typed", "value"),
+    [
+        ("Zellkörper", "Zellkörper"),
+        ("[Zelle ü,b]", ["Zelle ü", "b"]),
+        ('["Zelle ü: 1",细胞]', ["Zelle ü: 1", "细胞"]),
+        ("{Zelle ü:cell,b:Kern ö}", {"Zelle ü": "cell", "b": "Kern ö"}),
+        ("'ü'", "ü"),
+    ],
+)
+def test_letters_beyond_ascii_need_no_quotes(typed: str, value: Any):
+    override = parse(f"data.classes={typed}")
+    assert override.value() == value
+    assert override.input_line == f"data.classes={typed}"
+    config = OmegaConf.create({"data": {"classes": None}})
+    apply(override, config)
+    assert config.data.classes == value
+
+
+def test_several_values_beyond_ascii_are_a_sweep():
+    assert list(parse_any("name=ü,b").sweep_iterator()) == ["ü", "b"]

@@ -621,3 +621,8 @@ def test_the_limit_of_pixels_can_be_raised(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"b\.png cannot be read .*more than max_pixels=47"):
         list_inputs(tmp_path / "b.png", max_pixels=47)[0].read()
     assert list_inputs(tmp_path / "b.png", max_pixels=48)[0].read().shape == (6, 8, 3)
+
+
+def test_an_address_without_https_is_advised() -> None:
+    with pytest.raises(UserError, match=r"if it is an address, write source=https://www\.a\.org/b"):
+        list_inputs("www.a.org/b.jpg")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 _FORMATS = {
     ".xml": ("Pascal VOC xml", "voc_xml"),
@@ -10,6 +11,8 @@ _FORMATS = {
     ".yaml": ("the yaml of a YOLO data set", "yolo_seg"),
     ".yml": ("the yaml of a YOLO data set", "yolo_seg"),
 }
+
+_RESULTS = {"image_id", "category_id", "score"}  # keys of an entry of COCO results
 
 _LOOKED_AT = 1000  # files of a folder to look at
 
@@ -24,6 +27,21 @@ def describe_file(name: str) -> str | None:
         f"this is {description}, but COCO json is required here: read its folder with "
         f"data={reader} data.root=DIR"
     )
+
+
+def describe_content(content: Any) -> str | None:
+    """What the parsed json of another tool is, and how it is read; None: unknown."""
+    first = content[0] if isinstance(content, list) and content else {}
+    if isinstance(first, dict) and first.keys() >= _RESULTS:
+        return "these are COCO results: give the annotation file"
+    if isinstance(first, dict) and {"data", "annotations"} <= first.keys():
+        return "this is the json of Label Studio: export COCO from it"
+    if isinstance(content, dict) and {"shapes", "imagePath"} <= content.keys():
+        return (
+            "this is a json of LabelMe, of one image: read its folder with data=labelme "
+            "data.root=DIR"
+        )
+    return None
 
 
 def describe_folder(folder: Path) -> str:

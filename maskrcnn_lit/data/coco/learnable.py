@@ -14,6 +14,8 @@ from maskrcnn_lit.data.image_size import ImageSize, fitted_sizes
 
 LEAST = 1.0  # px after the resize: minimum side of an object's box
 
+BEYOND = 2.0  # px by which the box of a sound label may reach beyond its image
+
 TOO_SMALL, NO_MASK = "too small to be learned", "mask without a pixel in its box"
 
 
@@ -64,7 +66,14 @@ def count_objects(index: AnnotationIndex) -> int:
 
 
 def describe_partial(index: AnnotationIndex) -> Iterator[str]:
-    """Lines on objects without a mask and on void regions; none if there are neither."""
+    """Lines on objects without a mask, on void regions, and on boxes in another form than COCO's;
+    none if there are none.
+    """
+    if _are_corners(index):
+        yield (
+            "every bbox looks like x1 y1 x2 y2, but is read as x y width height, with which boxes "
+            "reach beyond their images: write x1, y1, x2 - x1, y2 - y1"
+        )
     bare, objects = len(index.without_mask), count_objects(index)
     if bare and bare == objects:
         yield f"no object has a mask ({objects} have boxes): the mask head learns nothing"
@@ -87,6 +96,18 @@ def describe_partial(index: AnnotationIndex) -> Iterator[str]:
         )
 
 
+def _are_corners(index: AnnotationIndex) -> bool:
+    """Whether a tenth of the boxes reach beyond their images, and none would as x1 y1 x2 y2."""
+    if not index.spans.size:
+        return False
+    rows = np.concatenate([np.arange(a, b) for a, b in index.spans.tolist()])
+    sides = np.repeat(index.sizes[:, ::-1], index.spans[:, 1] - index.spans[:, 0], axis=0)  # N 2
+    first, last = np.split(index.packed.arrays.boxes[rows], 2, axis=1)
+    beyond = (first + last > sides + BEYOND).any(1)
+    inside = (last > first) & (last <= sides + BEYOND)
+    return bool(len(rows) and inside.all() and beyond.mean() >= 0.1)
+
+
 def describe_unlearnable(
     index: AnnotationIndex, lost: list[Fault], image_size: ImageSize
 ) -> Iterator[str]:
@@ -97,7 +118,10 @@ def describe_unlearnable(
     if not annotations:
         yield "no image has an object to learn from"
     elif not objects:
-        yield f"no object to learn from: all {annotations} annotations are crowd regions"
+        yield (
+            f"no object to learn from: all {annotations} annotations are crowd regions (set "
+            "iscrowd to 0 where they are single objects)"
+        )
     if not lost:
         return
     share = "all" if len(lost) == objects else f"{len(lost)} of"

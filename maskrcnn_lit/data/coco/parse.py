@@ -31,7 +31,7 @@ from maskrcnn_lit.data.coco.faults import (
     printable,
     shown,
 )
-from maskrcnn_lit.data.coco.formats import describe_file
+from maskrcnn_lit.data.coco.formats import describe_content, describe_file
 from maskrcnn_lit.errors import UserError
 
 # file name -> height and width of the image; None if it cannot be read
@@ -101,8 +101,8 @@ def read_instances(data: bytes, where: str, measure: Measure | None = None) -> I
     except NoObjectError as error:
         raise UserError(
             f"{where} contains a {type(error.value).__name__}, but a COCO instances json is an "
-            "object with the keys images, annotations and categories (COCO results are a list): "
-            "give the annotation file"
+            "object with the keys images, annotations and categories: "
+            f"{describe_content(error.value) or 'give the annotation file'}"
         ) from None
     used = {columns.category_texts.get(code, code) for code in set(columns.labels)}
     categories, keys = read_categories(content["categories"], where, used, changes)
@@ -144,10 +144,11 @@ def _check_lists(content: dict[str, Any], where: str) -> None:
         if not isinstance(content.get(k), (list, Entries))
     ]
     if missing:
+        hint = describe_content(content)
         raise UserError(
             f"{where} is not a COCO instances json: it has no list under "
             f"{' and '.join(map(repr, missing))}; "
-            f"its keys are {', '.join(map(repr, content)) or 'none'}"
+            f"its keys are {', '.join(map(repr, content)) or 'none'}{f'; {hint}' if hint else ''}"
         )
 
 

@@ -173,10 +173,8 @@ def located(
             state = digest_of(reader.sources(root))
             images = _present(folder, state, names, store)
             if images is None:
-                _log.info(
-                    f"reading {root} as {type(reader).__name__}; the next run takes it from the "
-                    "cache"
-                )
+                where = reader.annotations if isinstance(reader, OneJson) else root.absolute()
+                _log.info(f"reading {where}; the next run takes it from the cache")
                 if isinstance(reader, PictureReader):
                     read = reader.read_into(root, part, store, cache_gb)
                 else:

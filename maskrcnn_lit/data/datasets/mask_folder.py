@@ -69,7 +69,10 @@ class MaskFolder:
         with ThreadPoolExecutor() as pool:
             for name, masks in zip(pairs, pool.map(_read, pairs.values()), strict=True):
                 if pairs[name] is None:
-                    detail = f"neither a folder nor a label image in {self.masks}"
+                    detail = (
+                        f"neither a folder nor a label image in {self.masks} (an image without "
+                        "objects has an empty folder, or a label image of zeros)"
+                    )
                     collector.fault("no mask", name, detail)
                 else:
                     self._add(collector, name, masks)

@@ -328,6 +328,12 @@ def notes(findings: Mapping[str, Findings], *, beside: bool = True) -> list[str]
         ignored = [change for change in index.changes if change.kind in REMARKS]
         message += [f"{part}: {line}" for line in describe(ignored)]
         message += [f"{part}: {line}" for line in describe_partial(index)]
+        annotations = int((index.spans[:, 1] - index.spans[:, 0]).sum())
+        if (crowds := annotations - count_objects(index)) > 0:
+            message.append(
+                f"{part}: {crowds} of {annotations} annotations are crowd regions: nothing is "
+                "learned from them (set iscrowd to 0 where they are single objects)"
+            )
         used = {
             label for i in range(len(index)) for label in index.annotations(i)["labels"].tolist()
         }

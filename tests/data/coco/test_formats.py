@@ -1,6 +1,8 @@
 """Annotations of other tools are named, with their reader."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from coco_file import coco_dict, write_coco
@@ -57,3 +59,23 @@ def test_a_coco_json_may_have_another_name(tmp_path: Path):
     annotations, images = write_coco(tmp_path, coco_dict(2))
     other = annotations.rename(tmp_path / "instances.txt")
     assert len(read_index(other, images, "error", cache=tmp_path / "cache")) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"version": "5", "shapes": [], "imagePath": "a.png"}, "read its folder with data=labelme"),
+        ([{"id": 1, "data": {}, "annotations": []}], "export COCO from it"),
+        (
+            [{"image_id": 1, "category_id": 1, "score": 0.5, "bbox": [1, 2, 3, 4]}],
+            "these are COCO results: give the annotation file",
+        ),
+        ([], "images, annotations and categories: give the annotation file"),
+    ],
+)
+def test_a_json_of_another_kind_is_named(content: Any, message: str, tmp_path: Path):
+    _, images = write_coco(tmp_path, coco_dict(2))
+    (tmp_path / "own.json").write_text(json.dumps(content))
+    with pytest.raises(UserError) as raised:
+        read_index(tmp_path / "own.json", images, "error", cache=tmp_path / "cache")
+    assert message in str(raised.value)

@@ -10,6 +10,7 @@ from maskrcnn_lit.data.coco.learnable import (
     NO_MASK,
     TOO_SMALL,
     count_objects,
+    describe_partial,
     describe_unlearnable,
     unlearnable,
 )
@@ -95,8 +96,27 @@ def test_what_is_said(tmp_path: Path):
     assert "data.image_size (now 95)" in lines[2]
     crowd = one_object(tmp_path / "b", iscrowd=1)
     assert list(describe_unlearnable(crowd, [], 95)) == [
-        "no object to learn from: all 1 annotations are crowd regions"
+        "no object to learn from: all 1 annotations are crowd regions (set iscrowd to 0 where they "
+        "are single objects)"
     ]
     empty = small_index(tmp_path / "c", 1)
     assert list(describe_unlearnable(empty, [], 95)) == ["no image has an object to learn from"]
     assert list(describe_unlearnable(small_index(tmp_path / "d"), [], 95)) == []
+
+
+def test_boxes_that_look_like_corners(tmp_path: Path):
+    content = coco_dict(12)
+    sound = read_index(*write_coco(tmp_path / "sound", content), "error")
+    assert list(describe_partial(sound)) == []
+    for annotation in content["annotations"]:
+        x, y, width, height = annotation["bbox"]
+        annotation |= {"bbox": [x, y, x + width, y + height], "segmentation": []}
+    index = read_index(*write_coco(tmp_path / "corners", content), "error")
+    first, *_ = describe_partial(index)
+    assert first == (
+        "every bbox looks like x1 y1 x2 y2, but is read as x y width height, with which boxes "
+        "reach beyond their images: write x1, y1, x2 - x1, y2 - y1"
+    )
+    content["annotations"][0]["bbox"] = [30, 20, 10, 10]  # no corners
+    index = read_index(*write_coco(tmp_path / "mixed", content), "error")
+    assert not any("every bbox" in line for line in describe_partial(index))

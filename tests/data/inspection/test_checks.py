@@ -25,6 +25,11 @@ from maskrcnn_lit.data.inspection.checks import (
 )
 from maskrcnn_lit.errors import UserError
 
+CROWDS = (
+    "{} annotations are crowd regions: nothing is learned from them (set iscrowd to 0 where they "
+    "are single objects)"
+)
+
 
 def looked_at(folder: Path, content: dict[str, Any]) -> tuple[Findings, dict[str, Any]]:
     annotations, images = write_coco(folder, content)
@@ -271,6 +276,7 @@ def test_what_is_no_fault_is_noted(tmp_path: Path):
     found = find_faults(read_index(annotations, images, "error"))
     assert found.faults() == []
     assert notes({"train": found}) == [
+        f"train: {CROWDS.format('2 of 15')}",
         "train: 1 of 4 categories have no annotation: yak",
         f"train: 1 images in {images} are not in the json or were not checked",
     ]
@@ -300,6 +306,7 @@ def test_odd_pixels_are_noted(tmp_path: Path):
     (tmp_path / "a.json").write_text(json.dumps(content))
     index = read_index(tmp_path / "a.json", tmp_path / "images", "error")
     assert notes({"val": find_faults(index)}) == [
+        f"val: {CROWDS.format('2 of 15')}",
         "val: images that come out black: 1 (0.tif)",
         "val: images that have a single color: 1 (1.tif)",
         "val: images that have more than 8 bits, read as 10 (by the largest value of each file): 1 "
@@ -475,12 +482,28 @@ def test_an_ignored_region_is_noted_and_no_fault(tmp_path: Path):
     assert cleaned(content, found) == content
 
 
+def test_crowd_regions_are_counted(tmp_path: Path):
+    content = coco_dict(6)
+    for annotation in content["annotations"]:
+        annotation["iscrowd"] = 0
+    sound, _ = looked_at(tmp_path / "a", content)
+    assert not any("crowd" in note for note in notes({"train": sound}))
+    for annotation in content["annotations"][:2]:
+        annotation["iscrowd"] = 1
+    crowded, _ = looked_at(tmp_path / "b", content)
+    total = len(content["annotations"])
+    assert f"train: {CROWDS.format(f'2 of {total}')}" in notes({"train": crowded})
+
+
 def test_a_set_on_which_nothing_is_learnt_has_a_fault(tmp_path: Path):
     content = coco_dict(2)
     content["annotations"][0]["iscrowd"] = 1
     index = looked_at(tmp_path, content)[0].index
     lines, fault = learning_fault(index, [], 64, "a.json")
-    assert lines == ["no object to learn from: all 1 annotations are crowd regions"]
+    assert lines == [
+        "no object to learn from: all 1 annotations are crowd regions (set iscrowd to 0 where they "
+        "are single objects)"
+    ]
     assert fault == Fault("nothing to learn", "a.json", None, lines[0])
     sound = looked_at(tmp_path / "b", coco_dict(3))[0].index
     assert learning_fault(sound, [], 64, "a.json") == ([], None)
