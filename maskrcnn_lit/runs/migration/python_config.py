@@ -164,7 +164,7 @@ class _Expressions:
         values: dict[Any, Any] = {}
         for key, value in zip(node.keys, node.values, strict=True):
             if key is None:  # {**other}
-                values |= _mapping(self.plain(value))
+                values |= self._mapping_of(value)
             else:
                 name = self.plain(key)
                 values[name] = self.value(value, name)
@@ -200,7 +200,9 @@ class _Expressions:
         if name == "dict":
             return self._called_dict(node)
         if name in ("deepcopy", "copy.deepcopy"):
-            return copy.deepcopy(self.plain(node.args[0]))
+            value = self.plain(node.args[0])
+            self._make(_check_size(self.path, value))
+            return copy.deepcopy(value)
         if isinstance(node.func, ast.Attribute):
             return self._method(node, self.plain(node.func.value), node.func.attr)
         if node.keywords or name in self.own:
@@ -216,6 +218,7 @@ class _Expressions:
             [items] = arguments
             if name == "len":
                 return len(items)
+            self._make(len(items))
             return list(items) if name == "list" else tuple(items)
         if name not in _OF_NUMBERS or not arguments:
             raise _NotPlain
@@ -229,9 +232,10 @@ class _Expressions:
             raise _NotPlain
         if name in ("update", "merge"):
             new = self._called_dict(node)
-            _check_size(self.path, new)
+            self._make(_check_size(self.path, new))
             return _update(holder, new, deep=name == "merge" or isinstance(holder, _Inherited))
         if name == "copy":
+            self._make(len(holder))
             return copy.copy(holder)
         if node.keywords:
             raise _NotPlain
@@ -244,7 +248,7 @@ class _Expressions:
         """dict(a=1, **other)"""
         value: dict[Any, Any] = {}
         for given in (*call.args, *(k.value for k in call.keywords if k.arg is None)):
-            value |= _mapping(self.plain(given))
+            value |= self._mapping_of(given)
         named = ((k.arg, k.value) for k in call.keywords if k.arg is not None)
         return value | {name: self.value(given, name) for name, given in named}
 
@@ -265,7 +269,10 @@ class _Expressions:
         return Name(node.attr) if isinstance(holder, Name) else _mapping(holder)[node.attr]
 
     def _plain_subscript(self, node: ast.Subscript) -> Any:
-        return self.plain(node.value)[self.plain(node.slice)]
+        value = self.plain(node.value)[self.plain(node.slice)]
+        if isinstance(node.slice, ast.Slice):
+            self._make(len(value))
+        return value
 
     def _plain_slice(self, node: ast.Slice) -> slice:
         ends = (node.lower, node.upper, node.step)
@@ -284,6 +291,11 @@ class _Expressions:
         elif hasattr(left, "__len__") and hasattr(right, "__len__"):
             self._make(len(left) + len(right))
         return _result(_BINARY[type(node.op)](left, right))
+
+    def _mapping_of(self, node: ast.expr) -> Mapping[Any, Any]:
+        values = _mapping(self.plain(node))
+        self._make(len(values))
+        return values
 
     def _several(self, items: Any) -> list[Any]:
         if not isinstance(items, (list, tuple)) or isinstance(items, Unread):
@@ -372,6 +384,8 @@ class _Reader(_Expressions):
                 )
 
     def _run_import(self, statement: ast.Import | ast.ImportFrom) -> None:
+        if _inherits(statement):  # outside of read_base, MMDetection refuses it, too
+            raise self._refused(statement)
         for alias in statement.names:
             self.own[alias.asname or alias.name.partition(".")[0]] = Name(alias.name)
 
@@ -494,7 +508,19 @@ class _Reader(_Expressions):
 def _is_harmless(statement: ast.stmt) -> bool:
     """Whether a statement, with those in it, changes no setting."""
     inner = [node for node in ast.walk(statement) if isinstance(node, ast.stmt)]
-    return all(isinstance(node, (*_HARMLESS, *_BLOCKS)) or _is_shown(node) for node in inner)
+    return not any(_inherits(node) for node in inner) and all(
+        isinstance(node, (*_HARMLESS, *_BLOCKS)) or _is_shown(node) for node in inner
+    )
+
+
+def _inherits(node: ast.stmt) -> bool:
+    """Whether it imports from a file beside this one, or is a block `with read_base()`."""
+    match node:
+        case ast.ImportFrom(level=level):
+            return level > 0
+        case ast.With(items=[ast.withitem(context_expr=expression), *_]):
+            return "read_base" in ast.unparse(expression)
+    return False
 
 
 def _is_shown(node: ast.stmt) -> bool:
@@ -548,8 +574,10 @@ def _inherited(value: Any) -> Any:
     return value
 
 
-def _check_size(path: Path, values: Any) -> None:
-    """Raises UserError if settings contain themselves, or each other many times."""
+def _check_size(path: Path, values: Any) -> int:
+    """How many values there are. Raises UserError if settings contain themselves, or each other
+    many times.
+    """
     count, stack = 0, [(values, 0)]
     while stack:
         value, depth = stack.pop()
@@ -563,6 +591,7 @@ def _check_size(path: Path, values: Any) -> None:
                 f"{path} has over {MAX_VALUES:,} settings, or over {MAX_NESTING} in each other: "
                 "give a config of MMDetection"
             )
+    return count
 
 
 def _with_base(value: Any, base: Mapping[str, Any]) -> Any:
