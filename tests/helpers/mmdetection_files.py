@@ -6,6 +6,10 @@ from pathlib import Path
 
 from detectron2_names import BLOCKS
 
+from maskrcnn_lit.runs.migration.mmdetection import from_mmdetection
+from maskrcnn_lit.runs.migration.python_config import read_python_config
+from maskrcnn_lit.runs.migration.their_config import TheirConfig
+
 Shapes = dict[str, tuple[int, ...]]
 
 MODEL = """
@@ -139,6 +143,16 @@ def write_configs(folder: Path) -> Path:
     base.write_text("_base_ = ['_base_/model.py', '_base_/data.py', './_base_/schedule.py']\n")
     (folder / "caffe.py").write_text(CAFFE_2)
     return base
+
+
+def converted(folder: Path, changes: str = "", base: str = "base.py") -> TheirConfig:
+    """The config `base` of `write_configs` with `changes`, in our terms."""
+    write_configs(folder)
+    file = folder / "changed.py"
+    file.write_text(f"_base_ = './{base}'\n{changes}\n")
+    config = TheirConfig(read_python_config(file))
+    from_mmdetection(config)
+    return config
 
 
 def published_shapes(

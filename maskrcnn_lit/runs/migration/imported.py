@@ -68,8 +68,8 @@ def import_model(
     rename = weights.from_mmdetection if framework == "mmdetection" else weights.from_detectron2
     renamed = rename(state, composed.model.std, std, bgr)
     meta = content.get("meta")
-    named = mmdetection.class_names(theirs, meta if isinstance(meta, Mapping) else {})
-    categories = _categories(classes or named, composed.model.num_classes)
+    named = classes or mmdetection.class_names(theirs, meta if isinstance(meta, Mapping) else {})
+    categories = _categories(named, composed.model.num_classes)
     _check_fits(composed, renamed, file)
     return Imported(theirs.options, theirs.table, composed, categories, renamed)
 

@@ -3,12 +3,16 @@ ours.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.model.losses import FOCAL_GAMMA, GIOU_WEIGHT, RPN_GIOU_WEIGHT
-from maskrcnn_lit.runs.migration.their_config import Setting, TheirConfig, plain
+from maskrcnn_lit.model.suppression import SOFT_SIGMA
+from maskrcnn_lit.runs.migration.mmdetection_training import read_training, steps
+from maskrcnn_lit.runs.migration.python_config import Unread
+from maskrcnn_lit.runs.migration.their_config import TheirConfig
 
 ADVICE = "import a Mask R-CNN or Faster R-CNN on a ResNet or ResNeXt with FPN"
 
@@ -16,6 +20,8 @@ NORMS = {
     **{"BN": "batch", "SyncBN": "sync", "MMSyncBN": "sync", "GN": "group"},
     **{"BatchNorm2d": "batch", "SyncBatchNorm": "sync", "GroupNorm": "group"},
 }
+
+NORM_EPS = 1e-5
 
 STRIDES = [4, 8, 16, 32, 64]
 
@@ -52,15 +58,25 @@ IMPLIED = (
 REQUIRED: dict[str, Any] = {
     "model.backbone.num_stages": 4,
     "model.backbone.out_indices": [0, 1, 2, 3],
+    "model.backbone.strides": [1, 2, 2, 2],
+    "model.backbone.dilations": [1, 1, 1, 1],
     **{"model.neck.start_level": 0, "model.neck.end_level": -1, "model.neck.act_cfg": None},
     **{"model.neck.no_norm_on_lateral": False, "model.neck.upsample_cfg.mode": "nearest"},
     f"{RPN}.type": "RPNHead",
     f"{RPN}.anchor_generator.type": "AnchorGenerator",
+    f"{RPN}.anchor_generator.centers": None,
+    f"{RPN_TEST}.nms_across_levels": False,
     **{f"{head}.bbox_coder.type": "DeltaXYWHBBoxCoder" for head in (RPN, BOX)},
     **{f"{head}.bbox_coder.target_means": [0.0] * 4 for head in (RPN, BOX)},
+    **{f"{head}.bbox_coder.clip_border": True for head in (RPN, BOX)},
+    **{f"{head}.bbox_coder.add_ctr_clamp": False for head in (RPN, BOX)},
     f"{RPN}.loss_cls.use_sigmoid": True,
     f"{BOX}.loss_cls.type": "CrossEntropyLoss",
     f"{BOX}.loss_cls.use_sigmoid": False,
+    f"{BOX}.with_avg_pool": False,
+    **{f"{BOX}.{part}_predictor_cfg.type": "Linear" for part in ("cls", "reg")},
+    f"{MASK}.predictor_cfg.type": "Conv",
+    f"{RCNN_TEST}.mask_thr_binary": 0.5,
     "model.roi_head.type": "StandardRoIHead",
     **{
         f"model.roi_head.{part}_roi_extractor.type": "SingleRoIExtractor"
@@ -83,15 +99,22 @@ TRAINING: dict[str, Any] = {
 }
 
 
+# The packages that a type may name: "mmdet.MaskRCNN", "torch.nn.modules.batchnorm.BatchNorm2d".
+PACKAGES = ("mmdet", "mmcv", "mmengine", "torch")
+
+
 def from_mmdetection(config: TheirConfig) -> None:
     """Fill `options` and `table` of a config of MMDetection.
 
     Raises:
         UserError: it is not a Mask R-CNN that ours can be.
     """
+    config.values = _without_packages(config.values)
     kind = config.only("model.type", ("MaskRCNN", "FasterRCNN"), None, ADVICE)
     config.options["model"] = "detectron2"  # RoIAlign and anchors are those of Detectron2
     config.expect(IMPLIED, REQUIRED, TRAINING, ADVICE)
+    for part in ("model.backbone", "model.neck", RPN, BOX, MASK):
+        config.only(f"{part}.conv_cfg.type", (None, "Conv2d", "Conv"), None, ADVICE)
     _backbone(config)
     _pixels(config)
     _pyramid(config)
@@ -103,19 +126,31 @@ def from_mmdetection(config: TheirConfig) -> None:
         config.as_option("model.type", "model.mask_head", None)
     del config.options["_roi_align"]
     _detections(config)
-    _data(config)
-    _schedule(config)
-    config.table += config.left("model", "optimizer", "optim_wrapper", "lr_config")
+    config.table += config.left("model")
+    read_training(config)
+
+
+def _without_packages(values: Any) -> Any:
+    """`values` with the name alone in each `type`, and without `_scope_`, which says the rest."""
+    if isinstance(values, (list, tuple)) and not isinstance(values, Unread):
+        return [_without_packages(item) for item in values]
+    if not isinstance(values, Mapping):
+        return values
+    inner = {key: _without_packages(value) for key, value in values.items() if key != "_scope_"}
+    kind = inner.get("type")
+    if isinstance(kind, str) and kind.partition(".")[0] in PACKAGES:
+        inner["type"] = kind.rpartition(".")[2]
+    return inner
 
 
 def class_names(config: TheirConfig, meta: Mapping[str, Any]) -> list[str] | None:
     """The classes that the weights' `meta` or the config names, by label."""
     inside = meta.get("dataset_meta", {}) if isinstance(meta.get("dataset_meta"), Mapping) else {}
-    candidates = [meta.get("CLASSES"), inside.get("classes"), inside.get("CLASSES")]
-    for path in ("metainfo", "train_dataloader.dataset.metainfo"):
-        candidates += [config.take(f"{path}.classes"), config.take(f"{path}.CLASSES")]
-    candidates += [config.take("data.train.classes"), config.take("classes")]
-    for names in candidates:
+    of_weights = (meta.get("CLASSES"), inside.get("classes"), inside.get("CLASSES"))
+    sections = ("metainfo", "train_dataloader.dataset.metainfo")
+    paths = [f"{section}.{name}" for section in sections for name in ("classes", "CLASSES")]
+    of_config = (config.take(path) for path in (*paths, "data.train.classes", "classes"))
+    for names in chain(of_weights, of_config):
         if isinstance(names, (list, tuple)) and names and all(isinstance(n, str) for n in names):
             return list(names)
     return None
@@ -156,13 +191,15 @@ def _backbone(config: TheirConfig) -> None:
     difference = "weight and bias of the norms are fixed, too" if learned else ""
     path = f"{section}.norm_cfg.type"
     config.as_option(path, "backbone.norm", "frozen" if fixed else NORMS[kind], difference)
+    config.only(f"{section}.norm_cfg.eps", (NORM_EPS,), NORM_EPS, ADVICE)
+    config.only(f"{section}.norm_cfg.num_groups", (32,), 32, ADVICE)
     frozen = config.take(f"{section}.frozen_stages", -1)
     config.as_option(f"{section}.frozen_stages", "backbone.freeze_at", int(frozen) + 1)
 
 
 def _deformable(config: TheirConfig, section: str) -> None:
     stages = config.take(f"{section}.stage_with_dcn", [False] * 4)
-    if config.take(f"{section}.dcn") is None or not any(stages):
+    if config.part(f"{section}.dcn") is None or not any(stages):
         return
     own = f"{section}.dcn"
     kind = config.only(f"{own}.type", tuple(DEFORMABLE), None, ADVICE)
@@ -175,13 +212,15 @@ def _deformable(config: TheirConfig, section: str) -> None:
 
 
 def _normalize(config: TheirConfig) -> str:
-    """Where mean and standard deviation are."""
-    if config.take("model.data_preprocessor"):
-        return "model.data_preprocessor"
-    if config.has("img_norm_cfg"):
-        return "img_norm_cfg"
-    for path in _steps(config, "Normalize"):
-        return path
+    """Where mean and standard deviation are: in version 2 a variable that no pipeline uses has no
+    effect.
+    """
+    for phase in ("test", "train"):
+        for path in steps(config, phase, "Normalize"):
+            return path
+    for path in ("model.data_preprocessor", "img_norm_cfg"):
+        if config.part(path):
+            return path
     raise UserError(
         "the config has neither model.data_preprocessor nor img_norm_cfg: give the whole config, "
         "with what it inherits from"
@@ -211,6 +250,10 @@ def _pixels(config: TheirConfig) -> None:
         name = "to_rgb" if config.has(f"{section}.to_rgb") else "bgr_to_rgb"
         config.differs(f"{section}.{name}", "R G B: the first convolution is turned")
     config.only(f"{section}.pad_size_divisor", (32,), 32, ADVICE)
+    for path in steps(config, "test", "Pad"):
+        config.only(f"{path}.size_divisor", (32,), 32, ADVICE)
+    if config.part("model.data_preprocessor") is None:
+        config.ignore("model.data_preprocessor")
 
 
 def _pyramid(config: TheirConfig) -> None:
@@ -224,13 +267,15 @@ def _pyramid(config: TheirConfig) -> None:
 
 
 def _norm(config: TheirConfig, section: str, option: str) -> None:
-    if config.take(section) is None:
+    if config.part(section) is None:
+        config.ignore(section)
         config.options[option] = None
         return
     kind = config.only(f"{section}.type", tuple(NORMS), None, ADVICE)
     config.as_option(f"{section}.type", option, NORMS[kind])
     config.only(f"{section}.num_groups", (32,), 32, ADVICE)
-    config.take(f"{section}.requires_grad")
+    config.only(f"{section}.eps", (NORM_EPS,), NORM_EPS, ADVICE)
+    config.ignore(f"{section}.requires_grad")
 
 
 def _rpn(config: TheirConfig) -> None:
@@ -239,7 +284,10 @@ def _rpn(config: TheirConfig) -> None:
     scales = config.take(f"{anchors}.scales")
     if not isinstance(scales, list) or len(scales) != 1:
         raise UserError(f"{anchors}.scales={scales} must be one number: {ADVICE}")
-    sizes = [stride * scales[0] for stride in strides]
+    bases = config.take(f"{anchors}.base_sizes") or strides
+    if not isinstance(bases, list) or len(bases) != len(strides):
+        raise UserError(f"{anchors}.base_sizes={bases} must be {len(strides)} numbers: {ADVICE}")
+    sizes = [base * scales[0] for base in bases]
     config.as_option(f"{anchors}.scales", "model.anchors.sizes", sizes)
     config.same(f"{anchors}.ratios", "model.anchors.ratios")
     config.same(f"{anchors}.center_offset", "model.anchors.offset", 0.0)
@@ -384,121 +432,22 @@ def _mask_head(config: TheirConfig) -> None:
 
 def _detections(config: TheirConfig) -> None:
     config.same(f"{RCNN_TEST}.score_thr", "model.box_head.score_threshold")
-    kind = config.only(f"{RCNN_TEST}.nms.type", ("nms", "soft_nms"), "nms", ADVICE)
+    missing = config.has(f"{RCNN_TEST}.nms") and not config.part(f"{RCNN_TEST}.nms")
+    path = f"{RCNN_TEST}.nms.type"
+    kind = config.only(path, ("nms", "soft_nms"), None if missing else "nms", ADVICE)
     if kind == "soft_nms":
-        path = f"{RCNN_TEST}.nms.type"
-        config.as_option(path, "model.nms", "soft", "Gaussian, with a sigma of 0.5")
-        config.take(f"{RCNN_TEST}.nms")
+        _soft_nms(config)
+    config.same(f"{RCNN_TEST}.nms.class_agnostic", "model.agnostic_nms", False)
     iou = _iou_of_nms(config, RCNN_TEST, 0.5)
     config.as_option(_nms_path(config, RCNN_TEST), "model.box_head.nms_iou", iou)
     config.same(f"{RCNN_TEST}.max_per_img", "model.box_head.max_detections")
-    path = f"{RCNN_TEST}.mask_thr_binary"
-    if config.take(path, 0.5) != 0.5:
-        config.differs(path, "0.5")
 
 
-def _steps(config: TheirConfig, *kinds: str) -> Iterator[str]:
-    """The paths of the steps of the training pipeline of these types, nested ones too."""
-    for start in ("train_dataloader.dataset.pipeline", "train_pipeline", "data.train.pipeline"):
-        steps = config.take(start)
-        if isinstance(steps, list):
-            yield from _of_kind(start, steps, kinds)
-            return
-
-
-def _of_kind(path: str, steps: Sequence[Any], kinds: Sequence[str]) -> Iterator[str]:
-    for number, step in enumerate(steps):
-        if isinstance(step, Mapping):
-            if step.get("type") in kinds:
-                yield f"{path}.{number}"
-            inner = step.get("transforms")
-            if isinstance(inner, list):
-                yield from _of_kind(f"{path}.{number}.transforms", inner, kinds)
-
-
-def _data(config: TheirConfig) -> None:
-    for path in _steps(config, "Resize", "RandomResize", "RandomChoiceResize"):
-        name = next(
-            (n for n in ("scale", "img_scale", "scales") if config.has(f"{path}.{n}")), None
-        )
-        if name is not None:
-            _image_size(config, f"{path}.{name}")
-            break
-    for path in _steps(config, "RandomFlip"):
-        name = "flip_ratio" if config.has(f"{path}.flip_ratio") else "prob"
-        config.same(f"{path}.{name}", "augment.flip", 0.5)
-    path = "data.samples_per_gpu" if config.has("data") else "train_dataloader.batch_size"
-    if config.has(path):
-        config.same(path, "data.batch_size")
-
-
-def _image_size(config: TheirConfig, path: str) -> None:
-    value = config.take(path)
-    sizes = [value] if value and not isinstance(value[0], list) else value
-    if not sizes or not all(isinstance(n, (int, float)) for size in sizes for n in size):
-        return
-    short, long = max(min(size) for size in sizes), max(max(size) for size in sizes)
-    config.as_option(path, "data.image_size", [int(short), int(long)])
-    least = min(min(size) for size in sizes) / short
-    config.options["augment.scale"] = [round(least, 6), 1.0]
-    if least < 1:
-        config.differs(path, "uniform between the two", f"augment.scale=[{least:g}, 1.0]")
-
-
-def _schedule(config: TheirConfig) -> None:
-    section = "optim_wrapper.optimizer" if config.has("optim_wrapper") else "optimizer"
-    kind = config.take(f"{section}.type")
-    name = {"SGD": "sgd", "AdamW": "adamw"}.get(str(kind))
-    if name is None:
-        return
-    config.as_option(f"{section}.type", "optimizer", name)
-    config.same(f"{section}.lr", "optimizer.lr")
-    batch = config.take("auto_scale_lr.base_batch_size", 16)
-    config.options["optimizer.reference_batch"] = batch
-    config.options["optimizer.scaling"] = "linear"
-    config.same(f"{section}.weight_decay", "optimizer.weight_decay", 0.0)
-    if name == "sgd":
-        config.same(f"{section}.momentum", "optimizer.momentum", 0.0)
-        config.differs(f"{section}.weight_decay", "not on norms and biases")
-    grad = (
-        "optim_wrapper.clip_grad" if config.has("optim_wrapper") else "optimizer_config.grad_clip"
-    )
-    norm = config.take(f"{grad}.max_norm")
-    config.options["trainer.clip_norm"] = norm
-    epochs = _epochs(config)
-    if epochs:
-        _steps_down(config, epochs, name)
-
-
-def _epochs(config: TheirConfig) -> int | None:
-    for path in ("train_cfg.max_epochs", "runner.max_epochs", "total_epochs"):
-        if isinstance(config.take(path), int):
-            repeated = 1
-            for section in ("train_dataloader.dataset", "data.train"):
-                if config.take(f"{section}.type") == "RepeatDataset":
-                    repeated = config.take(f"{section}.times", 1)
-            return config.as_option(path, "trainer.epochs", config.take(path) * repeated)
-    return None
-
-
-def _steps_down(config: TheirConfig, epochs: int, optimizer: str) -> None:
-    warm_up, milestones, gamma, section = None, None, 0.1, "lr_config"
-    for number, step in enumerate(config.take("param_scheduler", [])):
-        if step.get("type") == "LinearLR" and not step.get("by_epoch", True):
-            warm_up = step.get("end")
-        elif step.get("type") == "MultiStepLR":
-            milestones, gamma = plain(step.get("milestones")), step.get("gamma", 0.1)
-            section = f"param_scheduler.{number}"
-            epochs = step.get("end", epochs)
-    if config.take("lr_config.policy") == "step":
-        milestones, gamma = config.take("lr_config.step"), config.take("lr_config.gamma", 0.1)
-        warm_up = config.take("lr_config.warmup_iters")
-    if isinstance(warm_up, int):
-        config.options["optimizer.warmup_steps"] = warm_up
-        config.table.append(Setting(f"warm-up of {warm_up} steps", "optimizer.warmup_steps"))
-    if isinstance(milestones, list) and optimizer == "sgd":
-        shares = [round(one / epochs, 6) for one in milestones]
-        theirs = f"{section}: down after epochs {', '.join(map(str, milestones))}"
-        config.options["optimizer.milestones"] = shares
-        config.options["optimizer.gamma"] = gamma
-        config.table.append(Setting(theirs, f"optimizer.milestones={shares}"))
+def _soft_nms(config: TheirConfig) -> None:
+    """mmcv's, of which ours is the Gaussian form that drops what falls below the threshold."""
+    section = f"{RCNN_TEST}.nms"
+    config.as_option(f"{section}.type", "model.nms", "soft")
+    config.only(f"{section}.method", ("gaussian",), "linear", ADVICE)
+    config.only(f"{section}.sigma", (SOFT_SIGMA,), 0.5, ADVICE)
+    threshold = config.options["model.box_head.score_threshold"]
+    config.only(f"{section}.min_score", (threshold,), 1e-3, ADVICE)

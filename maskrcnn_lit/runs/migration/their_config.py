@@ -1,9 +1,10 @@
 """The config of another framework, and what has been read of it."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.runs.migration.python_config import DUMPED, Unread
 
 
 class Setting(NamedTuple):
@@ -21,7 +22,8 @@ class Setting(NamedTuple):
 
 
 class TheirConfig:
-    """A nested config. `take` and its kind read a value by its path, and remember that.
+    """A nested config. `take` and its kind read a value by its path, and remember that. Those that
+    read a value raise UserError where it is not plain data.
 
     Attributes:
         options: of `maskrcnn-lit train`, in order: name -> value.
@@ -40,7 +42,23 @@ class TheirConfig:
     def take(self, path: str, default: Any = None) -> Any:
         """The value at `path`, "model.backbone.depth", or the other framework's `default`."""
         self._read.add(path)
-        return plain(self._find(path, default))
+        value = self._find(path, default)
+        for inner, where in _unread(path, value):
+            raise _not_plain(inner, where)
+        return plain(value)
+
+    def part(self, path: str) -> Any:
+        """The dict or list at `path`, for its keys and length; None: there is none. Values in it
+        may be Unread, and it does not count as read.
+        """
+        value = self._find(path, None)
+        if isinstance(value, Unread):
+            raise _not_plain(path, value)
+        return value
+
+    def ignore(self, *paths: str) -> None:
+        """Count settings as read: any value will do."""
+        self._read.update(paths)
 
     def same(self, path: str, option: str, default: Any = None) -> Any:
         """Set `option` to the value at `path`, and return it."""
@@ -89,8 +107,7 @@ class TheirConfig:
         Raises:
             UserError: a required setting has another value.
         """
-        for path in implied:
-            self.take(path)
+        self.ignore(*implied)
         for path, value in required.items():
             self.only(path, (value,), value, advice)
         for path, value in training.items():
@@ -100,16 +117,19 @@ class TheirConfig:
     def left(self, *parts: str) -> Iterator[Setting]:
         """The settings in `parts` that nothing has read."""
         for part in parts:
-            for path, value in _leaves(part, self._find(part, {})):
+            for path, value in _leaves(part, plain(self._find(part, {}))):
                 if not any(path == one or path.startswith(f"{one}.") for one in self._read):
                     yield Setting(f"{path}={text(value)}", "", "not imported")
 
     def _find(self, path: str, default: Any) -> Any:
         value: Any = self.values
-        for name in path.split("."):
+        names = path.split(".")
+        for number, name in enumerate(names):
+            if isinstance(value, Unread):
+                raise _not_plain(".".join(names[:number]), value)
             if isinstance(value, Mapping) and name in value:
                 value = value[name]
-            elif isinstance(value, Sequence) and name.isdigit() and int(name) < len(value):
+            elif isinstance(value, (list, tuple)) and name.isdigit() and int(name) < len(value):
                 value = value[int(name)]
             else:
                 return default
@@ -119,17 +139,35 @@ class TheirConfig:
 _MISSING = object()
 
 
+def _not_plain(path: str, value: Unread) -> UserError:
+    return UserError(f"{path} at {value.where} is not plain data: write its value, or {DUMPED}")
+
+
+def _unread(path: str, value: Any) -> Iterator[tuple[str, Unread]]:
+    """The values in `value` that are not plain data, and their paths."""
+    if isinstance(value, Unread):
+        yield path, value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _unread(f"{path}.{key}", item)
+    elif isinstance(value, (list, tuple)):
+        for number, item in enumerate(value):
+            yield from _unread(f"{path}.{number}", item)
+
+
 def plain(value: Any) -> Any:
     """Tuples become lists, as in yaml."""
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
+    if isinstance(value, (list, tuple)) and not isinstance(value, Unread):
         return [plain(item) for item in value]
     return value
 
 
 def text(value: Any, most: int = 80) -> str:
     """A value as in yaml, on one line."""
+    if isinstance(value, Unread):
+        return f"not plain data ({value.where})"
     words = {None: "null", True: "true", False: "false"}
     if value is None or isinstance(value, bool):
         return words[value]
@@ -146,5 +184,14 @@ def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(value, Mapping):
         for key, item in value.items():
             yield from _leaves(f"{path}.{key}", item)
+    elif isinstance(value, list) and _has_dicts(value):
+        for number, item in enumerate(value):
+            yield from _leaves(f"{path}.{number}", item)
     else:
         yield path, value
+
+
+def _has_dicts(value: Any) -> bool:
+    return isinstance(value, Mapping) or (
+        isinstance(value, list) and any(_has_dicts(item) for item in value)
+    )

@@ -4,22 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mmdetection_files import write_configs
+from mmdetection_files import converted
 
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.runs.migration.mmdetection import class_names, conv1_pixels, from_mmdetection
-from maskrcnn_lit.runs.migration.python_config import read_python_config
+from maskrcnn_lit.runs.migration.mmdetection import class_names, conv1_pixels
+from maskrcnn_lit.runs.migration.python_config import Unread
 from maskrcnn_lit.runs.migration.their_config import Setting, TheirConfig
-
-
-def converted(folder: Path, changes: str = "", base: str = "base.py") -> TheirConfig:
-    write_configs(folder)
-    file = folder / "changed.py"
-    file.write_text(f"_base_ = './{base}'\n{changes}\n")
-    config = TheirConfig(read_python_config(file))
-    from_mmdetection(config)
-    return config
-
 
 EXPECTED = {
     **{"model": "detectron2", "backbone": "resnet50", "optimizer": "sgd"},
@@ -77,10 +67,12 @@ def test_a_config_of_version_2_in_the_caffe_style(tmp_path: Path):
     assert "the first convolution is scaled instead" in differences
     assert "R G B: the first convolution is turned" in differences
     assert "uniform between the two" in differences
+    assert "not imported" not in differences
 
 
 ROI = "model = dict(roi_head=dict({}))"
 BACKBONE = "model = dict(backbone=dict({}))"
+RCNN_NMS = "model = dict(test_cfg=dict(rcnn=dict(nms=dict({}))))"
 IN_C5 = "stage_with_dcn=(False, False, False, True)"
 OTHERS = [
     (BACKBONE.format("depth=101"), {"backbone": "resnet101"}),
@@ -138,8 +130,33 @@ OTHERS = [
         {"model.mask_head": None, "model.box_head.fcs": 2},
     ),
     (
-        "model = dict(test_cfg=dict(rcnn=dict(nms=dict(type='soft_nms'), max_per_img=50)))",
+        "model = dict(test_cfg=dict(rcnn=dict(max_per_img=50, nms=dict(type='soft_nms', "
+        "method='gaussian', min_score=0.05))))",
         {"model.nms": "soft", "model.box_head.max_detections": 50},
+    ),
+    (RCNN_NMS.format("class_agnostic=True"), {"model.agnostic_nms": True}),
+    (
+        "model = dict(rpn_head=dict(anchor_generator=dict(base_sizes=[2, 4, 8, 16, 32])))",
+        {"model.anchors.sizes": [16, 32, 64, 128, 256]},
+    ),
+    (BACKBONE.format("conv_cfg=dict(type='Conv2d')"), {"backbone": "resnet50"}),
+    ("model = dict(type='mmdet.MaskRCNN', _scope_='mmdet')", {"model.mask_head.depth": 4}),
+    (
+        BACKBONE.format(
+            "type='mmdet.models.backbones.ResNet', "
+            "norm_cfg=dict(type='torch.nn.modules.batchnorm.SyncBatchNorm'), norm_eval=False"
+        ),
+        {"backbone": "resnet50", "backbone.norm": "sync"},
+    ),
+    (
+        "names = ('a', 'b')\nhead = dict(num_classes=len(names))\n"
+        "model = dict(roi_head=dict(bbox_head={**head}, mask_head=head))",
+        {"model.num_classes": 2},
+    ),
+    (
+        "model = _base_.model\nmodel.roi_head.bbox_head.num_classes = 3\n"
+        "model.roi_head.mask_head.num_classes = 3",
+        {"model.num_classes": 3},
     ),
     (
         "optim_wrapper = dict(optimizer=dict(_delete_=True, type='AdamW', lr=1e-4, "
@@ -201,6 +218,41 @@ def test_other_settings(changes: str, expected: dict[str, Any], tmp_path: Path):
             "rpn_head.bbox_coder.target_means=[0.1, 0, 0, 0]",
         ),
         (ROI.format("bbox_roi_extractor=dict(type='GenericRoIExtractor')"), "GenericRoIExtractor"),
+        (BACKBONE.format("conv_cfg=dict(type='ConvWS')"), "backbone.conv_cfg.type=ConvWS"),
+        ("model = dict(neck=dict(conv_cfg=dict(type='ConvWS')))", "neck.conv_cfg.type=ConvWS"),
+        (ROI.format("mask_head=dict(conv_cfg=dict(type='X'))"), "mask_head.conv_cfg.type=X"),
+        ("model = dict(test_cfg=dict(rcnn=dict(mask_thr_binary=0.3)))", "mask_thr_binary=0.3"),
+        (RCNN_NMS.format("type='soft_nms'"), "nms.method=linear"),
+        (RCNN_NMS.format("type='soft_nms', method='naive'"), "nms.method=naive"),
+        (RCNN_NMS.format("type='soft_nms', method='gaussian'"), "nms.min_score=0.001"),
+        (
+            RCNN_NMS.format("type='soft_nms', method='gaussian', min_score=0.05, sigma=0.3"),
+            "nms.sigma=0.3",
+        ),
+        ("model = dict(test_cfg=dict(rcnn=dict(nms=None)))", "rcnn.nms.type=null"),
+        ("model = dict(test_cfg=dict(rpn=dict(nms_across_levels=True)))", "nms_across_levels=true"),
+        (
+            "model = dict(rpn_head=dict(anchor_generator=dict(base_sizes=[8, 16])))",
+            "base_sizes=[8, 16] must be 5 numbers",
+        ),
+        ("model = dict(rpn_head=dict(bbox_coder=dict(clip_border=False)))", "clip_border=false"),
+        (
+            ROI.format("bbox_head=dict(cls_predictor_cfg=dict(type='NormedLinear'))"),
+            "cls_predictor_cfg.type=NormedLinear",
+        ),
+        (BACKBONE.format("dilations=(1, 1, 1, 2)"), "dilations=[1, 1, 1, 2]"),
+        (BACKBONE.format("norm_cfg=dict(type='BN', eps=1e-3)"), "backbone.norm_cfg.eps=0.001"),
+        (BACKBONE.format("type='other.ResNet'"), "model.backbone is other.ResNet"),
+        (
+            BACKBONE.format("frozen_stages=f(1)"),
+            "model.backbone.frozen_stages at",
+        ),
+        ("model = dict(backbone=f())", "changed.py, line 2 is not plain data: write its value"),
+        (
+            "test_pipeline = [dict(type='Resize', scale=(9, 9), keep_ratio=True), "
+            "dict(type='Pad', size_divisor=64)]",
+            "test_pipeline.1.size_divisor=64",
+        ),
         ("model = dict(data_preprocessor=None)", "neither model.data_preprocessor nor"),
     ],
 )
@@ -263,6 +315,19 @@ def test_what_nobody_reads_is_in_the_table(tmp_path: Path):
     assert Setting("model.backbone.stem_channels=128", "", "not imported") in config.table
 
 
+NORMALIZE = "dict(type='Normalize', mean=[{0}], std=[{0}], to_rgb=True)"
+
+
+def test_the_pipeline_normalizes_not_a_variable_beside_it(tmp_path: Path):
+    variable = "img_norm_cfg = dict(mean=[9.0, 9, 9], std=[9.0, 9, 9], to_rgb=True)\n"
+    mean = converted(tmp_path, variable, "caffe.py").options["model.mean"]
+    assert mean == [0.485, 0.456, 0.406], "that of data.train.pipeline"
+    test = f"test=dict(pipeline=[dict(type='Resize', img_scale=(1333, 800)), {NORMALIZE}])"
+    data = f"data = dict({test.format('51.0, 102.0, 153.0')})"
+    options = converted(tmp_path, variable + data, "caffe.py").options
+    assert options["model.mean"] == options["model.std"] == [0.2, 0.4, 0.6], "of data.test.pipeline"
+
+
 @pytest.mark.parametrize(
     ("config", "meta", "expected"),
     [
@@ -275,3 +340,10 @@ def test_what_nobody_reads_is_in_the_table(tmp_path: Path):
 )
 def test_class_names(config: dict[str, Any], meta: dict[str, Any], expected: list[str] | None):
     assert class_names(TheirConfig(config), meta) == expected
+
+
+def test_names_of_classes_that_are_not_plain_are_refused():
+    config = TheirConfig({"metainfo": {"classes": Unread("a.py, line 3")}})
+    with pytest.raises(UserError, match=r"metainfo\.classes at a\.py, line 3 is not plain data"):
+        class_names(config, {})
+    assert class_names(config, {"CLASSES": ["a"]}) == ["a"], "the weights name them first"
