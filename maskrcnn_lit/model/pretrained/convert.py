@@ -117,7 +117,7 @@ DETECTRON2_CONSTANTS = (
     "proposal_generator.anchor_generator.",
 )  # older files have them
 
-POOL = 7  # side of the box head's region features, in both
+POOL = 7  # side of the box head's region features in the published models
 
 ROWS = {  # rows per class
     **{"box_head.classes": 1, "box_head.deltas": 4, "mask_head.logits": 1},
@@ -135,12 +135,12 @@ OPTIONAL = (
 MASK_PARTS = tuple(f"{part}." for part in OPTIONAL)
 
 
-def from_torchvision(state: Mapping[str, Tensor]) -> State:
+def from_torchvision(state: Mapping[str, Tensor], pool: int = POOL) -> State:
     """Our state dict from one of torchvision's `maskrcnn_resnet50_fpn` or `_v2` (any ResNet, any
     class count).
 
-    Values are unchanged. torchvision has unused deltas and masks for background; these (first) rows
-    are dropped.
+    pool: side of the box head's region features. Values are unchanged. torchvision has unused
+    deltas and masks for background; these (first) rows are dropped.
 
     Raises:
         UserError: a name that the architecture does not have.
@@ -153,7 +153,7 @@ def from_torchvision(state: Mapping[str, Tensor]) -> State:
         for kind in ("weight", "bias"):
             if (key := f"{name}.{kind}") in renamed:  # `load` reports missing names
                 renamed[key] = renamed[key][ROWS[name] :]
-    return _channels_last(renamed)
+    return _channels_last(renamed, pool)
 
 
 def _without_pairs(renamed: State) -> None:
@@ -165,13 +165,17 @@ def _without_pairs(renamed: State) -> None:
 
 
 def from_mmdetection(
-    state: Mapping[str, Tensor], std: Sequence[float], their_std: Sequence[float], bgr: bool
+    state: Mapping[str, Tensor],
+    std: Sequence[float],
+    their_std: Sequence[float],
+    bgr: bool,
+    pool: int = POOL,
 ) -> State:
     """Our state dict from one of MMDetection's Mask R-CNN on a ResNet or ResNeXt with FPN (any
     class count).
 
     Converted to give the same output: see `_convert_inputs` for `std`, `their_std` and `bgr`; the
-    background row is first (theirs last).
+    background row is first (theirs last). pool: side of the box head's region features.
 
     Raises:
         UserError: a name that the architecture does not have.
@@ -180,7 +184,7 @@ def from_mmdetection(
     _without_pairs(renamed)
     _convert_inputs(renamed, std, their_std, bgr)
     _background_first(renamed)
-    return _channels_last(renamed)
+    return _channels_last(renamed, pool)
 
 
 def _convert_inputs(
@@ -211,15 +215,17 @@ def from_detectron2(
     std: Sequence[float],
     their_std: Sequence[float] = (1.0, 1.0, 1.0),
     bgr: bool = True,
+    pool: int = POOL,
 ) -> State:
     """Our state dict from one of Detectron2's Mask R-CNN or Cascade Mask R-CNN on a ResNet-50 or
     -101 with FPN, or of ViTDet (any class count).
 
     Converted to give the same output: see `_convert_inputs` for `std`, `their_std` and `bgr`;
     ViTDet's position embeddings are interpolated to the map that it was trained with; the
-    background row is first (theirs last). Differences that cannot be converted are options:
-    backbone.stride_in_1x1, model.anchors.round_corners, model.roi_align.aligned and .points
-    (conf/model/detectron2.yaml, conf/backbone/resnet50_caffe.yaml).
+    background row is first (theirs last). pool: side of the box head's region features.
+    Differences that cannot be converted are options: backbone.stride_in_1x1,
+    model.anchors.round_corners, model.roi_align.aligned and .points (conf/model/detectron2.yaml,
+    conf/backbone/resnet50_caffe.yaml).
 
     Raises:
         UserError: a name that the architecture does not have.
@@ -236,7 +242,7 @@ def from_detectron2(
     renamed = _positions(_pairs(renamed))
     _convert_inputs(renamed, std, their_std, bgr)
     _background_first(renamed)
-    return _channels_last(renamed)
+    return _channels_last(renamed, pool)
 
 
 def _renamed(state: Mapping[str, Tensor], names: Sequence[tuple[str, str]], whose: str) -> State:
@@ -287,13 +293,14 @@ def _positions(state: State) -> State:
     return state | {key: grid.permute(0, 2, 3, 1)}
 
 
-def _channels_last(state: State) -> State:
+def _channels_last(state: State, pool: int) -> State:
     """Reorder a region's features from channel, row, column (theirs) to row, column, channel
     (ours).
     """
-    for key in state:
-        if _first_stage(key) == "box_head.fcs.0.weight":
-            state[key] = state[key].unflatten(1, (-1, POOL, POOL)).permute(0, 2, 3, 1).flatten(1)
+    for key, weight in state.items():
+        fits = weight.ndim == 2 and weight.shape[1] % pool**2 == 0  # else `load` reports it
+        if _first_stage(key) == "box_head.fcs.0.weight" and fits:
+            state[key] = weight.unflatten(1, (-1, pool, pool)).permute(0, 2, 3, 1).flatten(1)
     return state
 
 

@@ -66,11 +66,11 @@ def import_model(
     check_finite(state, file)
     composed = _composed(theirs.options)
     rename = weights.from_mmdetection if framework == "mmdetection" else weights.from_detectron2
-    renamed = rename(state, composed.model.std, std, bgr)
+    renamed = rename(state, composed.model.std, std, bgr, composed.model.box_head.pool)
     meta = content.get("meta")
     named = mmdetection.class_names(theirs, meta if isinstance(meta, Mapping) else {})
     categories = _categories(classes or named, composed.model.num_classes)
-    _check_fits(composed, renamed, file)
+    _check_fits(composed, renamed, f"{file} does not fit the config")
     return Imported(theirs.options, theirs.table, composed, categories, renamed)
 
 
@@ -89,6 +89,7 @@ def _torchvision(config: str | None, file: str, classes: Sequence[str] | None) -
         "backbone": name,
         "backbone.norm": "frozen",
         "model.num_classes": model.num_classes,
+        "model.box_head.pool": model.box_head.pool,
     }
     if trained.config.backbone.norm_eps is not None:
         options["backbone.norm_eps"] = trained.config.backbone.norm_eps
@@ -98,7 +99,9 @@ def _torchvision(config: str | None, file: str, classes: Sequence[str] | None) -
         Setting("its training script's schedule", "", "not imported: the weights do not have it"),
     ]
     categories = _categories(classes, model.num_classes) if classes else trained.categories
-    return Imported(options, table, _composed(options), categories, trained.state)
+    composed = _composed(options)
+    _check_fits(composed, trained.state, f"{file} does not fit model=torchvision_v{version}")
+    return Imported(options, table, composed, categories, trained.state)
 
 
 def _composed(options: Mapping[str, Any]) -> DictConfig:
@@ -123,11 +126,12 @@ def _categories(names: Sequence[str] | None, count: int) -> tuple[Category, ...]
     return tuple(Category(number, name) for number, name in enumerate(names, 1))
 
 
-def _check_fits(config: DictConfig, state: Mapping[str, Tensor], file: str) -> None:
+def _check_fits(config: DictConfig, state: Mapping[str, Tensor], fault: str) -> None:
+    """Raise UserError, which begins with `fault`, for weights that are not those of the model."""
     try:
         weights.load(build(config.model), state)
     except UserError as error:
-        raise UserError(f"{file} does not fit the config: {error}") from error
+        raise UserError(f"{fault}: {error}") from error
 
 
 def write_imported(imported: Imported, folder: Path, question: str) -> None:

@@ -11,6 +11,7 @@ from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.model.pretrained.convert import (
     from_detectron2,
+    from_mmdetection,
     from_torchvision,
     load,
     new_parts,
@@ -308,6 +309,47 @@ def test_a_missing_name_of_detectron2_is_told(lost: str, named: str):
         model = ours("resnet50", 80)
         with pytest.raises(UserError, match=rf"1 places.*{named} is missing"):
             load(model, from_detectron2(hollow(shapes), STD))
+
+
+# All of them
+
+
+@pytest.mark.parametrize("pool", [7, 14, 8])
+@pytest.mark.parametrize(
+    ("their_name", "convert", "own_name"),
+    [
+        ("roi_heads.box_head.fc1", "detectron2", "box_head.fcs.0"),
+        ("roi_heads.box_head.0.fc1", "detectron2", "box_head.fcs.0"),
+        ("roi_heads.box_head.1.fc1", "detectron2", "box_head.later.0.fcs.0"),
+        ("roi_heads.box_head.2.fc1", "detectron2", "box_head.later.1.fcs.0"),
+        ("roi_heads.box_head.fc6", "torchvision", "box_head.fcs.0"),
+        ("roi_heads.box_head.5", "torchvision", "box_head.fcs.0"),
+        ("roi_head.bbox_head.shared_fcs.0", "mmdetection", "box_head.fcs.0"),
+    ],
+)
+def test_the_first_layer_of_a_box_head_gives_the_same_for_every_pool(
+    their_name: str, convert: str, own_name: str, pool: int
+):
+    weight = torch.randn(6, 16 * pool**2)
+    own = {
+        "torchvision": lambda state: from_torchvision(state, pool),
+        "detectron2": lambda state: from_detectron2(state, STD, pool=pool),
+        "mmdetection": lambda state: from_mmdetection(state, STD, STD, False, pool),
+    }[convert]({f"{their_name}.weight": weight})
+    features = torch.randn(5, 16, pool, pool)
+    expected = features.flatten(1) @ weight.T
+    got = features.permute(0, 2, 3, 1).flatten(1) @ own[f"{own_name}.weight"].T
+    assert torch.allclose(got, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_weights_of_another_pool_are_told():
+    with torch.device("meta"):
+        shapes = published_shapes(classes=3) | {"roi_heads.box_head.fc1.weight": (1024, 256 * 64)}
+        model = make_model(3, "resnet50", norm="frozen", channels=256, width=1024, depth=4)
+        with pytest.raises(
+            UserError, match=r"1 places.*box_head\.fcs\.0\.weight is \(1024, 16384\)"
+        ):
+            load(model, from_detectron2(hollow(shapes), STD, pool=7))
 
 
 # Classes by name

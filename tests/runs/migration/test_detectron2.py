@@ -4,45 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from detectron2_names import write_yaml_config
 
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.runs.migration.detectron2 import conv1_pixels, from_detectron2, read_yaml_config
 from maskrcnn_lit.runs.migration.their_config import Setting, TheirConfig
 
-BASE = """
-MODEL:
-  META_ARCHITECTURE: "GeneralizedRCNN"
-  BACKBONE: {NAME: "build_resnet_fpn_backbone"}
-  RESNETS: {OUT_FEATURES: ["res2", "res3", "res4", "res5"]}
-  FPN: {IN_FEATURES: ["res2", "res3", "res4", "res5"]}
-  ANCHOR_GENERATOR: {SIZES: [[32], [64], [128], [256], [512]], ASPECT_RATIOS: [[0.5, 1.0, 2.0]]}
-  RPN:
-    IN_FEATURES: ["p2", "p3", "p4", "p5", "p6"]
-    PRE_NMS_TOPK_TRAIN: 2000
-    PRE_NMS_TOPK_TEST: 1000
-    POST_NMS_TOPK_TRAIN: 1000
-    POST_NMS_TOPK_TEST: 1000
-  ROI_HEADS: {NAME: "StandardROIHeads", IN_FEATURES: ["p2", "p3", "p4", "p5"]}
-  ROI_BOX_HEAD: {NAME: "FastRCNNConvFCHead", NUM_FC: 2, POOLER_RESOLUTION: 7}
-  ROI_MASK_HEAD: {NAME: "MaskRCNNConvUpsampleHead", NUM_CONV: 4, POOLER_RESOLUTION: 14}
-SOLVER: {IMS_PER_BATCH: 16, BASE_LR: 0.02, STEPS: "(60000, 80000)", MAX_ITER: 90000}
-INPUT: {MIN_SIZE_TRAIN: "(640, 672, 704, 736, 768, 800)"}
-"""
-
-R50 = """
-_BASE_: "base.yaml"
-MODEL:
-  WEIGHTS: "detectron2://ImageNetPretrained/MSRA/R-50.pkl"
-  MASK_ON: True
-  RESNETS: {DEPTH: 50}
-"""
-
 
 def converted(folder: Path, changes: str = "") -> TheirConfig:
-    (folder / "base.yaml").write_text(BASE)
-    (folder / "r50.yaml").write_text(R50)
-    (folder / "changed.yaml").write_text(f'_BASE_: "r50.yaml"\n{changes}\n')
-    config = TheirConfig(read_yaml_config(folder / "changed.yaml"))
+    config = TheirConfig(read_yaml_config(write_yaml_config(folder, changes)))
     from_detectron2(config)
     return config
 
