@@ -33,8 +33,8 @@ TORCHVISION = (
     (r"roi_heads\.box_head\.([0-3])\.", r"box_head.convs.\1."),
     (r"roi_heads\.box_predictor\.cls_score\.", "box_head.classes."),
     (r"roi_heads\.box_predictor\.bbox_pred\.", "box_head.deltas."),
-    (r"roi_heads\.mask_head\.(\d)\.", r"mask_head.convs.\1."),
-    *((rf"roi_heads\.mask_head\.mask_fcn{n + 1}\.", f"mask_head.convs.{n}.") for n in range(4)),
+    (r"roi_heads\.mask_head\.(\d+)\.", r"mask_head.convs.\1."),
+    (r"roi_heads\.mask_head\.mask_fcn(\d+)\.", "mask_head.convs.{}."),
     (r"roi_heads\.mask_predictor\.conv5_mask\.", "mask_head.deconv."),
     (r"roi_heads\.mask_predictor\.mask_fcn_logits\.", "mask_head.logits."),
 )
@@ -51,7 +51,7 @@ DETECTRON2_STAGES = (
 DETECTRON2 = (
     (r"backbone\.net\.", "backbone.body.model."),  # ViTDet
     *((rf"backbone\.simfp_{n + 2}\.", f"fpn.levels.{n}.") for n in range(4)),
-    *((rf"proposal_generator\.rpn_head\.conv\.conv{n}\.", f"rpn.convs.{n}.") for n in range(2)),
+    (r"proposal_generator\.rpn_head\.conv\.conv(\d+)\.", r"rpn.convs.\1."),
     (r"backbone\.bottom_up\.stem\.conv1\.norm\.", "backbone.body.bn1."),
     (r"backbone\.bottom_up\.stem\.conv1\.", "backbone.body.conv1."),
     (BLOCK + r"shortcut\.norm\.", "backbone.body.layer{}.{}.downsample.1."),
@@ -68,16 +68,13 @@ DETECTRON2 = (
         pair
         for theirs, ours in DETECTRON2_STAGES
         for pair in (
-            *((rf"roi_heads\.box_head{theirs}\.fc{n + 1}\.", f"{ours}.fcs.{n}.") for n in range(2)),
-            *(
-                (rf"roi_heads\.box_head{theirs}\.conv{n + 1}\.", f"{ours}.convs.{n}.")
-                for n in range(4)
-            ),
+            (rf"roi_heads\.box_head{theirs}\.fc(\d+)\.", f"{ours}.fcs.{{}}."),
+            (rf"roi_heads\.box_head{theirs}\.conv(\d+)\.", f"{ours}.convs.{{}}."),
             (rf"roi_heads\.box_predictor{theirs}\.cls_score\.", f"{ours}.classes."),
             (rf"roi_heads\.box_predictor{theirs}\.bbox_pred\.", f"{ours}.deltas."),
         )
     ),
-    *((rf"roi_heads\.mask_head\.mask_fcn{n + 1}\.", f"mask_head.convs.{n}.") for n in range(4)),
+    (r"roi_heads\.mask_head\.mask_fcn(\d+)\.", "mask_head.convs.{}."),
     (r"roi_heads\.mask_head\.deconv\.", "mask_head.deconv."),
     (r"roi_heads\.mask_head\.predictor\.", "mask_head.logits."),
 )
@@ -87,9 +84,10 @@ _PAIR = (("conv", "0"), ("bn", "1"), ("gn", "1"))
 
 MMDETECTION = (
     (r"backbone\.(layer\d\.\d+\.conv2)_offset\.", r"backbone.body.\1.conv_offset."),  # older
+    (r"backbone\.(layer\d\.\d+\.)?gn(\d)\.", r"backbone.body.\1bn\2."),  # group norm
     (r"backbone\.", "backbone.body."),
     *(
-        (rf"{theirs}\.(\d)\.{part}\.", rf"{ours}.\1.{number}.")
+        (rf"{theirs}\.(\d+)\.{part}\.", rf"{ours}.\1.{number}.")
         for part, number in _PAIR
         for theirs, ours in (
             (r"neck\.lateral_convs", "fpn.lateral"),
@@ -100,7 +98,7 @@ MMDETECTION = (
             (r"roi_head\.mask_head\.convs", "mask_head.convs"),
         )
     ),
-    (r"rpn_head\.rpn_conv\.(\d)\.conv\.", r"rpn.convs.\1."),
+    (r"rpn_head\.rpn_conv\.(\d+)\.conv\.", r"rpn.convs.\1."),
     (r"rpn_head\.rpn_conv\.", "rpn.convs.0."),
     (r"rpn_head\.rpn_cls\.", "rpn.objectness."),
     (r"rpn_head\.rpn_reg\.", "rpn.deltas."),
@@ -159,7 +157,7 @@ def from_torchvision(state: Mapping[str, Tensor], pool: int = POOL) -> State:
 def _without_pairs(renamed: State) -> None:
     """Our convolutions without a norm are not pairs: `fpn.lateral.0.0.bias` loses its second 0."""
     for name in list(renamed):
-        alone = re.fullmatch(r"(fpn\.\w+\.\d|\w+_head\.convs\.\d)\.0\.(weight|bias)", name)
+        alone = re.fullmatch(r"(fpn\.\w+\.\d|\w+_head\.convs\.\d+)\.0\.(weight|bias)", name)
         if alone and f"{alone[1]}.1.weight" not in renamed:
             renamed[f"{alone[1]}.{alone[2]}"] = renamed.pop(name)
 
@@ -251,7 +249,7 @@ def _renamed(state: Mapping[str, Tensor], names: Sequence[tuple[str, str]], whos
         for pattern, ours in names:
             if match := re.match(pattern, name):
                 first, *others = match.groups() or ("",)
-                # res2 is layer1
+                # res2 is layer1, mask_fcn1 convs.0
                 start = ours.format(int(first) - 1, *others) if "{}" in ours else match.expand(ours)
                 renamed[start + name[match.end() :]] = value
                 break
