@@ -23,7 +23,7 @@ from maskrcnn_lit.export.runtime import refuse_exported
 from maskrcnn_lit.model.backbone import Backbone
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.model.pretrained import convert as weights
-from maskrcnn_lit.model.pretrained.files import check_finite, read_file, state_of
+from maskrcnn_lit.model.pretrained.files import FORMS, check_finite, read_file, state_of
 from maskrcnn_lit.model.pretrained.packages import package_weights
 from maskrcnn_lit.model.pretrained.published import (
     PUBLISHED,
@@ -283,7 +283,7 @@ def _unknown(path: Path, state: Mapping[str, Tensor]) -> UserError:
     first = next(iter(state), "nothing")
     return UserError(
         f"{path} has {first} and so on: it is neither a Mask R-CNN of torchvision or Detectron2 "
-        "nor a checkpoint of a run: give one of these"
+        f"nor a checkpoint of a run: give one of these ({FORMS})"
     )
 
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.model.pretrained.files import FORMS
 
 State = dict[str, Tensor]
 
@@ -255,7 +256,7 @@ def _renamed(state: Mapping[str, Tensor], names: Sequence[tuple[str, str]], whos
                 break
         else:
             raise UserError(
-                f"weight '{name}' does not belong to {whose}: give a state dict of that model"
+                f"weight '{name}' does not belong to {whose}: give one of that model ({FORMS})"
             )
     return renamed
 

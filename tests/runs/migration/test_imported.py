@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from mmdetection_files import published_shapes, write_configs
 from torch import Tensor
 from torchvision.models.detection import maskrcnn_resnet50_fpn
 
-from maskrcnn_lit.config.compose import compose
+from maskrcnn_lit.config.compose import build, compose
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.model.pretrained.published import coco_categories
 from maskrcnn_lit.runs.migration.imported import (
@@ -23,6 +24,8 @@ from maskrcnn_lit.runs.migration.imported import (
     write_imported,
 )
 from maskrcnn_lit.runs.trained_model import read
+
+State = dict[str, Tensor]
 
 pytestmark = pytest.mark.long
 
@@ -166,6 +169,64 @@ def test_weights_of_torchvision_that_do_not_fit_are_told(tmp_path: Path):
         match=r"weights\.pth does not fit model=torchvision_v1: .*rpn\.convs\.0\.weight is \(128",
     ):
         import_model("torchvision", None, str(tmp_path / "weights.pth"))
+
+
+@pytest.mark.parametrize(
+    ("wrapped", "row"),
+    [
+        (lambda state: {"state_dict": {f"module.{n}": v for n, v in state.items()}}, None),
+        (
+            lambda state: {"ema_state_dict": {f"module.{n}": v for n, v in state.items()}},
+            ("ema_state_dict of the file", "read: averaged weights, there are no others"),
+        ),
+        (
+            lambda state: {"state_dict": state, "ema_state_dict": {"x.y": torch.ones(1)}},
+            (
+                "ema_state_dict of the file",
+                "not read: state_dict is (by MMDetection, with the averaged weights)",
+            ),
+        ),
+        (
+            lambda state: {
+                "state_dict": state
+                | {f"ema_{n.replace('.', '_')}": v + torch.ones(()) for n, v in state.items()}
+            },
+            (
+                "ema_* of the file",
+                "not read: state_dict is (by MMDetection, with the averaged weights)",
+            ),
+        ),
+    ],
+)
+def test_which_weights_of_a_file_are_read(
+    wrapped: Callable[[State], Any], row: tuple[str, str] | None, files: Path, tmp_path: Path
+):
+    state = hollow(published_shapes(classes=2))
+    torch.save(wrapped(state), tmp_path / "weights.pth")
+    imported = import_model("mmdetection", str(files / "two.py"), str(tmp_path / "weights.pth"))
+    assert len(imported.state) == len(state)
+    assert not imported.state["rpn.convs.0.weight"].any()
+    rows = [(one.theirs, one.difference) for one in imported.table if "of the file" in one.theirs]
+    assert rows == ([] if row is None else [row])
+
+
+def test_the_epsilon_of_torchvision_s_norms(tmp_path: Path):
+    torch.save(hollow(torchvision_shapes()), tmp_path / "weights.pth")
+    for norm_eps, own, difference in (
+        (None, None, "give norm_eps=0 if yours was"),
+        (0.0, 0.0, ""),
+    ):
+        imported = import_model(
+            "torchvision", None, str(tmp_path / "weights.pth"), norm_eps=norm_eps
+        )
+        assert imported.config.backbone.norm_eps == own
+        (row,) = (row for row in imported.table if row.theirs == "epsilon of the frozen norms")
+        assert row.difference.endswith(difference)
+        assert bool(row.difference) == bool(difference)
+    norms = [m for m in build(imported.config.backbone).modules() if hasattr(m, "eps")]
+    assert {norm.eps for norm in norms} == {0.0}
+    with pytest.raises(UserError, match=r"norm_eps=0 is for from=torchvision"):
+        import_model("mmdetection", "a.py", "b.pth", norm_eps=0.0)
 
 
 class Log:
