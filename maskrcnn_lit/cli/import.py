@@ -52,7 +52,7 @@ def message(imported: Imported, out: Path) -> list[str]:
             width=shutil.get_terminal_size((100, 20)).columns,
         ),
         f"Written to {out}: config.yaml, checkpoints/best.ckpt, {EXPERIMENT},",
-        f"  {TABLE} (all settings)",
+        f"  {TABLE} (the settings, and what became of them)",
     ]
     command = program("maskrcnn-lit")
     folder = typed("--config-dir", str(out)).replace("=", " ", 1)

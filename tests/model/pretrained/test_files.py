@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.model.pretrained.files import read_file, state_of
+from maskrcnn_lit.model.pretrained.files import read_file, read_with_placeholders, state_of
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pkl", ".safetensors"])
@@ -131,3 +131,19 @@ def test_objects_in_a_file_are_named(other: object, named: str, tmp_path: Path):
         read_file(tmp_path / "weights.pth")
     assert "save the state dict alone" in str(error.value)
     assert "damaged" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"model": prefixed(""), "log": deque([1, 2])}, r"more than tensors.*collections\.deque"),
+        (
+            torch.nn.Conv2d(1, 1, 1),
+            r"more than tensors.*Conv2d.*save the state dict alone",
+        ),
+    ],
+)
+def test_files_that_placeholders_do_not_help(content: object, said: str, tmp_path: Path):
+    torch.save(content, tmp_path / "weights.pth")
+    with pytest.raises(UserError, match=said):
+        read_with_placeholders(tmp_path / "weights.pth")
