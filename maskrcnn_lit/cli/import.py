@@ -25,7 +25,9 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     """
     framework = config["from"]
     check_output_folder(config.out, overwrite=config.overwrite, option="out")
-    imported = import_model(framework, config.config, config.weights, config.classes)
+    imported = import_model(
+        framework, config.config, config.weights, config.classes, config.norm_eps
+    )
     out = Path(config.out).absolute()
     question = f"What does a model imported from {framework} reach, trained as it was there?"
     with atomic_folder(out, replace=True, durable=False) as new:
@@ -50,7 +52,7 @@ def message(imported: Imported, out: Path) -> list[str]:
             width=shutil.get_terminal_size((100, 20)).columns,
         ),
         f"Written to {out}: config.yaml, checkpoints/best.ckpt, {EXPERIMENT},",
-        f"  {TABLE} (all settings)",
+        f"  {TABLE} (the settings, and what became of them)",
     ]
     command = program("maskrcnn-lit")
     folder = typed("--config-dir", str(out)).replace("=", " ", 1)

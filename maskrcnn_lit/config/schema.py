@@ -133,6 +133,7 @@ OPTIONS: dict[str, Rule] = {
     "other_data": FLAG,
     "names": _listed(TEXT, 1, 100, null=True),
     "nms": _choice("all", null=True),
+    "norm_eps": _number(0, 1, null=True),
     "once": FLAG,
     "out": PATH_OR_NULL,
     "overlap": _number(0, 0.5),

@@ -5,6 +5,7 @@ by name.
 config says.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ from maskrcnn_lit.export.runtime import refuse_exported
 from maskrcnn_lit.model.backbone import Backbone
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.model.pretrained import convert as weights
-from maskrcnn_lit.model.pretrained.files import check_finite, read_file, state_of
+from maskrcnn_lit.model.pretrained.files import FORMS, check_finite, read_file, state_of
 from maskrcnn_lit.model.pretrained.packages import package_weights
 from maskrcnn_lit.model.pretrained.published import (
     PUBLISHED,
@@ -254,11 +255,23 @@ def _foreign(path: Path, state: dict[str, Tensor]) -> Pretrained:
         options.append("model.box_head.cascade=[0.5,0.6,0.7]")
     config = compose("train", ["data=coco2017", *options, "backbone.norm=frozen"])
     config.model.num_classes = rows = len(state[scores]) - 1
+    config.model.box_head.pool = pool = _pool(state, config.model)
     if options[0] in ("model=detectron2", "model=vitdet_b"):
-        state = weights.from_detectron2(state, std=config.model.std)
+        state = weights.from_detectron2(state, std=config.model.std, pool=pool)
     else:
-        state = weights.from_torchvision(state)
+        state = weights.from_torchvision(state, pool=pool)
     return Pretrained(config, coco_categories(rows), state)
+
+
+# The first layer on a region's flattened features: of torchvision, its v2, Detectron2, its cascade.
+_FIRST_LAYERS = tuple(f"roi_heads.box_head.{name}.weight" for name in ("fc6", "5", "fc1", "0.fc1"))
+
+
+def _pool(state: Mapping[str, Tensor], model: DictConfig) -> int:
+    """The side of the box head's region features: its first layer has a column for each number."""
+    channels = model.box_head.conv_width if model.box_head.convs else model.fpn.channels
+    columns = next((state[name].shape[-1] for name in _FIRST_LAYERS if name in state), 0)
+    return math.isqrt(columns // channels) or weights.POOL
 
 
 def _unknown(path: Path, state: Mapping[str, Tensor]) -> UserError:
@@ -270,7 +283,7 @@ def _unknown(path: Path, state: Mapping[str, Tensor]) -> UserError:
     first = next(iter(state), "nothing")
     return UserError(
         f"{path} has {first} and so on: it is neither a Mask R-CNN of torchvision or Detectron2 "
-        "nor a checkpoint of a run: give one of these"
+        f"nor a checkpoint of a run: give one of these ({FORMS})"
     )
 
 

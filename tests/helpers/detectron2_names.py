@@ -1,9 +1,48 @@
-"""The weights of Detectron2's COCO Mask R-CNN on a ResNet with FPN: names and shapes as it
-publishes them.
+"""Detectron2's COCO Mask R-CNN on a ResNet with FPN: the names and shapes of its weights as it
+publishes them, and its config.
 """
+
+from pathlib import Path
 
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 Shapes = dict[str, tuple[int, ...]]
+
+
+BASE = """
+MODEL:
+  META_ARCHITECTURE: "GeneralizedRCNN"
+  BACKBONE: {NAME: "build_resnet_fpn_backbone"}
+  RESNETS: {OUT_FEATURES: ["res2", "res3", "res4", "res5"]}
+  FPN: {IN_FEATURES: ["res2", "res3", "res4", "res5"]}
+  ANCHOR_GENERATOR: {SIZES: [[32], [64], [128], [256], [512]], ASPECT_RATIOS: [[0.5, 1.0, 2.0]]}
+  RPN:
+    IN_FEATURES: ["p2", "p3", "p4", "p5", "p6"]
+    PRE_NMS_TOPK_TRAIN: 2000
+    PRE_NMS_TOPK_TEST: 1000
+    POST_NMS_TOPK_TRAIN: 1000
+    POST_NMS_TOPK_TEST: 1000
+  ROI_HEADS: {NAME: "StandardROIHeads", IN_FEATURES: ["p2", "p3", "p4", "p5"]}
+  ROI_BOX_HEAD: {NAME: "FastRCNNConvFCHead", NUM_FC: 2, POOLER_RESOLUTION: 7}
+  ROI_MASK_HEAD: {NAME: "MaskRCNNConvUpsampleHead", NUM_CONV: 4, POOLER_RESOLUTION: 14}
+SOLVER: {IMS_PER_BATCH: 16, BASE_LR: 0.02, STEPS: "(60000, 80000)", MAX_ITER: 90000}
+INPUT: {MIN_SIZE_TRAIN: "(640, 672, 704, 736, 768, 800)"}
+"""
+
+R50 = """
+_BASE_: "base.yaml"
+MODEL:
+  WEIGHTS: "detectron2://ImageNetPretrained/MSRA/R-50.pkl"
+  MASK_ON: True
+  RESNETS: {DEPTH: 50}
+"""
+
+
+def write_yaml_config(folder: Path, changes: str = "") -> Path:
+    """Write changed.yaml: the config of a Mask R-CNN on ResNet-50, with `changes`."""
+    (folder / "base.yaml").write_text(BASE)
+    (folder / "r50.yaml").write_text(R50)
+    (folder / "changed.yaml").write_text(f'_BASE_: "r50.yaml"\n{changes}\n')
+    return folder / "changed.yaml"
 
 
 def published_shapes(

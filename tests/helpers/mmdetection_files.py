@@ -2,6 +2,7 @@
 weights.
 """
 
+import re
 from pathlib import Path
 
 from detectron2_names import BLOCKS
@@ -195,6 +196,22 @@ def published_shapes(
         shapes |= _affine(f"roi_head.mask_head.convs.{layer}.conv", (256, 256, 3, 3))
     shapes |= _affine("roi_head.mask_head.upsample", (256, 256, 2, 2))
     return shapes | _affine("roi_head.mask_head.conv_logits", (classes, 256, 1, 1))
+
+
+def group_norm_shapes(classes: int = 80) -> Shapes:
+    """Name -> shape of the weights of mask-rcnn_r50_fpn_gn-all: group norm in all parts."""
+    shapes = {
+        re.sub(r"(\.|backbone\.)bn(\d)\.", r"\1gn\2.", name): shape
+        for name, shape in published_shapes(classes=classes).items()
+        if "running_" not in name and "shared_fcs.1" not in name
+    }
+    for layer in range(4):
+        shapes[f"roi_head.bbox_head.shared_convs.{layer}.conv.weight"] = (256, 256, 3, 3)
+    for name in [name for name in shapes if name.endswith(".conv.weight")]:
+        layer = name.removesuffix(".conv.weight")
+        shapes.pop(f"{layer}.conv.bias", None)
+        shapes |= _affine(f"{layer}.gn", (256,))
+    return shapes
 
 
 def _affine(name: str, shape: tuple[int, ...]) -> Shapes:

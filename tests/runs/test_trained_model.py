@@ -367,6 +367,51 @@ def test_the_norms_of_one_file_have_no_epsilon(
         assert {norm.eps for norm in norms} == {value}
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("whose", ["torchvision", "torchvision v2", "detectron2", "its cascade"])
+def test_region_features_of_another_size(whose: str, tmp_path: Path):
+    first, later = {
+        "torchvision": ("roi_heads.box_head.fc6", ()),
+        "torchvision v2": ("roi_heads.box_head.5", ()),
+        "detectron2": ("roi_heads.box_head.fc1", ()),
+        "its cascade": ("roi_heads.box_head.0.fc1", ("1.fc1", "2.fc1")),
+    }[whose]
+    if whose.startswith("torchvision"):
+        v2 = whose.endswith("v2")
+        state = hollow_of(maskrcnn_resnet50_fpn_v2 if v2 else maskrcnn_resnet50_fpn, num_classes=3)
+    else:
+        state = hollow(published_shapes(classes=2, cascade=whose == "its cascade"))
+    weight = torch.randn(256 * 8**2).expand(1024, -1)
+    names = [first, *(f"roi_heads.box_head.{name}" for name in later)]
+    torch.save(state | {f"{name}.weight": weight for name in names}, tmp_path / "weights.pth")
+    config, _, own = read(tmp_path / "weights.pth")
+    assert config.model.box_head.pool == 8
+    features = torch.randn(2, 256, 8, 8)
+    expected = features.flatten(1) @ weight[:3].T
+    layers = [name for name in own if name.endswith("fcs.0.weight")]
+    assert len(layers) == len(names)
+    for name in layers:
+        got = features.permute(0, 2, 3, 1).flatten(1) @ own[name][:3].T
+        assert torch.allclose(got, expected, rtol=1e-4, atol=1e-3)
+    with torch.device("meta"):
+        weights.load(build(config.model), {name: value.to("meta") for name, value in own.items()})
+
+
+def test_files_of_a_wrapped_model(v1_names: State, tmp_path: Path):
+    expected = read_weights({"model": v1_names}, tmp_path)
+    for content in (
+        {"model_state_dict": v1_names, "epoch": 3},
+        {f"module.{name}": value for name, value in v1_names.items()},
+        {"state_dict": {f"model.{name}": value for name, value in v1_names.items()}},
+    ):
+        assert read_weights(content, tmp_path) == expected
+
+
+def read_weights(content: dict[str, Any], folder: Path) -> list[str]:
+    torch.save(content, folder / "weights.pth")
+    return sorted(read(folder / "weights.pth").state)
+
+
 # Files that are refused
 
 
@@ -411,6 +456,8 @@ def test_a_file_that_holds_no_mask_rcnn_is_told(tmp_path: Path, v1_names: State)
         ),
         "empty.pth": ({}, "has nothing and so on"),
         "empty_model.pth": ({"model": {}}, "has nothing and so on"),
+        "net.pth": ({"net": v1_names}, "alone or as the entry model, state_dict, model_state_dict"),
+        "model.pth": (nn.Conv2d(1, 1, 1), "contains more than tensors.*save the state dict alone"),
         "list.pth": ([torch.ones(2)], "contains a list, not weights"),
         "tensor.pth": (torch.ones(2), "contains a Tensor, not weights"),
         "numbers.pth": ({1: torch.ones(2), 2: torch.ones(1)}, "neither a Mask R-CNN"),

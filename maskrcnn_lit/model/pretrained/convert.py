@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.model.pretrained.files import FORMS
 
 State = dict[str, Tensor]
 
@@ -33,8 +34,8 @@ TORCHVISION = (
     (r"roi_heads\.box_head\.([0-3])\.", r"box_head.convs.\1."),
     (r"roi_heads\.box_predictor\.cls_score\.", "box_head.classes."),
     (r"roi_heads\.box_predictor\.bbox_pred\.", "box_head.deltas."),
-    (r"roi_heads\.mask_head\.(\d)\.", r"mask_head.convs.\1."),
-    *((rf"roi_heads\.mask_head\.mask_fcn{n + 1}\.", f"mask_head.convs.{n}.") for n in range(4)),
+    (r"roi_heads\.mask_head\.(\d+)\.", r"mask_head.convs.\1."),
+    (r"roi_heads\.mask_head\.mask_fcn(\d+)\.", "mask_head.convs.{}."),
     (r"roi_heads\.mask_predictor\.conv5_mask\.", "mask_head.deconv."),
     (r"roi_heads\.mask_predictor\.mask_fcn_logits\.", "mask_head.logits."),
 )
@@ -51,7 +52,7 @@ DETECTRON2_STAGES = (
 DETECTRON2 = (
     (r"backbone\.net\.", "backbone.body.model."),  # ViTDet
     *((rf"backbone\.simfp_{n + 2}\.", f"fpn.levels.{n}.") for n in range(4)),
-    *((rf"proposal_generator\.rpn_head\.conv\.conv{n}\.", f"rpn.convs.{n}.") for n in range(2)),
+    (r"proposal_generator\.rpn_head\.conv\.conv(\d+)\.", r"rpn.convs.\1."),
     (r"backbone\.bottom_up\.stem\.conv1\.norm\.", "backbone.body.bn1."),
     (r"backbone\.bottom_up\.stem\.conv1\.", "backbone.body.conv1."),
     (BLOCK + r"shortcut\.norm\.", "backbone.body.layer{}.{}.downsample.1."),
@@ -68,16 +69,13 @@ DETECTRON2 = (
         pair
         for theirs, ours in DETECTRON2_STAGES
         for pair in (
-            *((rf"roi_heads\.box_head{theirs}\.fc{n + 1}\.", f"{ours}.fcs.{n}.") for n in range(2)),
-            *(
-                (rf"roi_heads\.box_head{theirs}\.conv{n + 1}\.", f"{ours}.convs.{n}.")
-                for n in range(4)
-            ),
+            (rf"roi_heads\.box_head{theirs}\.fc(\d+)\.", f"{ours}.fcs.{{}}."),
+            (rf"roi_heads\.box_head{theirs}\.conv(\d+)\.", f"{ours}.convs.{{}}."),
             (rf"roi_heads\.box_predictor{theirs}\.cls_score\.", f"{ours}.classes."),
             (rf"roi_heads\.box_predictor{theirs}\.bbox_pred\.", f"{ours}.deltas."),
         )
     ),
-    *((rf"roi_heads\.mask_head\.mask_fcn{n + 1}\.", f"mask_head.convs.{n}.") for n in range(4)),
+    (r"roi_heads\.mask_head\.mask_fcn(\d+)\.", "mask_head.convs.{}."),
     (r"roi_heads\.mask_head\.deconv\.", "mask_head.deconv."),
     (r"roi_heads\.mask_head\.predictor\.", "mask_head.logits."),
 )
@@ -87,9 +85,10 @@ _PAIR = (("conv", "0"), ("bn", "1"), ("gn", "1"))
 
 MMDETECTION = (
     (r"backbone\.(layer\d\.\d+\.conv2)_offset\.", r"backbone.body.\1.conv_offset."),  # older
+    (r"backbone\.(layer\d\.\d+\.)?gn(\d)\.", r"backbone.body.\1bn\2."),  # group norm
     (r"backbone\.", "backbone.body."),
     *(
-        (rf"{theirs}\.(\d)\.{part}\.", rf"{ours}.\1.{number}.")
+        (rf"{theirs}\.(\d+)\.{part}\.", rf"{ours}.\1.{number}.")
         for part, number in _PAIR
         for theirs, ours in (
             (r"neck\.lateral_convs", "fpn.lateral"),
@@ -100,7 +99,7 @@ MMDETECTION = (
             (r"roi_head\.mask_head\.convs", "mask_head.convs"),
         )
     ),
-    (r"rpn_head\.rpn_conv\.(\d)\.conv\.", r"rpn.convs.\1."),
+    (r"rpn_head\.rpn_conv\.(\d+)\.conv\.", r"rpn.convs.\1."),
     (r"rpn_head\.rpn_conv\.", "rpn.convs.0."),
     (r"rpn_head\.rpn_cls\.", "rpn.objectness."),
     (r"rpn_head\.rpn_reg\.", "rpn.deltas."),
@@ -117,7 +116,7 @@ DETECTRON2_CONSTANTS = (
     "proposal_generator.anchor_generator.",
 )  # older files have them
 
-POOL = 7  # side of the box head's region features, in both
+POOL = 7  # side of the box head's region features in the published models
 
 ROWS = {  # rows per class
     **{"box_head.classes": 1, "box_head.deltas": 4, "mask_head.logits": 1},
@@ -135,12 +134,12 @@ OPTIONAL = (
 MASK_PARTS = tuple(f"{part}." for part in OPTIONAL)
 
 
-def from_torchvision(state: Mapping[str, Tensor]) -> State:
+def from_torchvision(state: Mapping[str, Tensor], pool: int = POOL) -> State:
     """Our state dict from one of torchvision's `maskrcnn_resnet50_fpn` or `_v2` (any ResNet, any
     class count).
 
-    Values are unchanged. torchvision has unused deltas and masks for background; these (first) rows
-    are dropped.
+    pool: side of the box head's region features. Values are unchanged. torchvision has unused
+    deltas and masks for background; these (first) rows are dropped.
 
     Raises:
         UserError: a name that the architecture does not have.
@@ -153,25 +152,29 @@ def from_torchvision(state: Mapping[str, Tensor]) -> State:
         for kind in ("weight", "bias"):
             if (key := f"{name}.{kind}") in renamed:  # `load` reports missing names
                 renamed[key] = renamed[key][ROWS[name] :]
-    return _channels_last(renamed)
+    return _channels_last(renamed, pool)
 
 
 def _without_pairs(renamed: State) -> None:
     """Our convolutions without a norm are not pairs: `fpn.lateral.0.0.bias` loses its second 0."""
     for name in list(renamed):
-        alone = re.fullmatch(r"(fpn\.\w+\.\d|\w+_head\.convs\.\d)\.0\.(weight|bias)", name)
+        alone = re.fullmatch(r"(fpn\.\w+\.\d|\w+_head\.convs\.\d+)\.0\.(weight|bias)", name)
         if alone and f"{alone[1]}.1.weight" not in renamed:
             renamed[f"{alone[1]}.{alone[2]}"] = renamed.pop(name)
 
 
 def from_mmdetection(
-    state: Mapping[str, Tensor], std: Sequence[float], their_std: Sequence[float], bgr: bool
+    state: Mapping[str, Tensor],
+    std: Sequence[float],
+    their_std: Sequence[float],
+    bgr: bool,
+    pool: int = POOL,
 ) -> State:
     """Our state dict from one of MMDetection's Mask R-CNN on a ResNet or ResNeXt with FPN (any
     class count).
 
     Converted to give the same output: see `_convert_inputs` for `std`, `their_std` and `bgr`; the
-    background row is first (theirs last).
+    background row is first (theirs last). pool: side of the box head's region features.
 
     Raises:
         UserError: a name that the architecture does not have.
@@ -180,7 +183,7 @@ def from_mmdetection(
     _without_pairs(renamed)
     _convert_inputs(renamed, std, their_std, bgr)
     _background_first(renamed)
-    return _channels_last(renamed)
+    return _channels_last(renamed, pool)
 
 
 def _convert_inputs(
@@ -211,15 +214,17 @@ def from_detectron2(
     std: Sequence[float],
     their_std: Sequence[float] = (1.0, 1.0, 1.0),
     bgr: bool = True,
+    pool: int = POOL,
 ) -> State:
     """Our state dict from one of Detectron2's Mask R-CNN or Cascade Mask R-CNN on a ResNet-50 or
     -101 with FPN, or of ViTDet (any class count).
 
     Converted to give the same output: see `_convert_inputs` for `std`, `their_std` and `bgr`;
     ViTDet's position embeddings are interpolated to the map that it was trained with; the
-    background row is first (theirs last). Differences that cannot be converted are options:
-    backbone.stride_in_1x1, model.anchors.round_corners, model.roi_align.aligned and .points
-    (conf/model/detectron2.yaml, conf/backbone/resnet50_caffe.yaml).
+    background row is first (theirs last). pool: side of the box head's region features.
+    Differences that cannot be converted are options: backbone.stride_in_1x1,
+    model.anchors.round_corners, model.roi_align.aligned and .points (conf/model/detectron2.yaml,
+    conf/backbone/resnet50_caffe.yaml).
 
     Raises:
         UserError: a name that the architecture does not have.
@@ -236,7 +241,7 @@ def from_detectron2(
     renamed = _positions(_pairs(renamed))
     _convert_inputs(renamed, std, their_std, bgr)
     _background_first(renamed)
-    return _channels_last(renamed)
+    return _channels_last(renamed, pool)
 
 
 def _renamed(state: Mapping[str, Tensor], names: Sequence[tuple[str, str]], whose: str) -> State:
@@ -245,13 +250,13 @@ def _renamed(state: Mapping[str, Tensor], names: Sequence[tuple[str, str]], whos
         for pattern, ours in names:
             if match := re.match(pattern, name):
                 first, *others = match.groups() or ("",)
-                # res2 is layer1
+                # res2 is layer1, mask_fcn1 convs.0
                 start = ours.format(int(first) - 1, *others) if "{}" in ours else match.expand(ours)
                 renamed[start + name[match.end() :]] = value
                 break
         else:
             raise UserError(
-                f"weight '{name}' does not belong to {whose}: give a state dict of that model"
+                f"weight '{name}' does not belong to {whose}: give one of that model ({FORMS})"
             )
     return renamed
 
@@ -287,13 +292,14 @@ def _positions(state: State) -> State:
     return state | {key: grid.permute(0, 2, 3, 1)}
 
 
-def _channels_last(state: State) -> State:
+def _channels_last(state: State, pool: int) -> State:
     """Reorder a region's features from channel, row, column (theirs) to row, column, channel
     (ours).
     """
-    for key in state:
-        if _first_stage(key) == "box_head.fcs.0.weight":
-            state[key] = state[key].unflatten(1, (-1, POOL, POOL)).permute(0, 2, 3, 1).flatten(1)
+    for key, weight in state.items():
+        fits = weight.ndim == 2 and weight.shape[1] % pool**2 == 0  # else `load` reports it
+        if _first_stage(key) == "box_head.fcs.0.weight" and fits:
+            state[key] = weight.unflatten(1, (-1, pool, pool)).permute(0, 2, 3, 1).flatten(1)
     return state
 
 

@@ -16,6 +16,17 @@ from torch import Tensor
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.storage.sealed import zip_fault
 
+EMA = "ema_state_dict"
+
+ENTRIES = ("model", "state_dict", "model_state_dict", EMA)  # the first of them in a file is read
+
+FORMS = f"a state dict, alone or as the entry {', '.join(ENTRIES[:-1])} or {EMA} of a file"
+
+# Of DataParallel and averaged models, Lightning and torch.compile; left out if all names have it.
+PREFIXES = ("module.", "model.", "_orig_mod.")
+
+COUNTERS = ("steps", "n_averaged")  # of averaged models, beside names with a prefix
+
 # Pickles of arrays, the format of Detectron2's weights, read without executing code in them.
 
 
@@ -161,17 +172,32 @@ def read_file(path: Path) -> dict[str, Any]:
         try:
             content = load(path)
         except Exception as error:  # from torch, zip, safetensors: damaged bytes can raise anything
-            raise UserError(
-                f"{path} cannot be loaded, since it is damaged or contains more than tensors and "
-                f"plain data ({type(error).__name__}): give published weights, or a checkpoint "
-                "that `maskrcnn-lit train` wrote"
-            ) from error
+            raise UserError(f"{path} cannot be loaded, since {_reason(path, error)}") from error
     if not isinstance(content, dict):
         raise UserError(
             f"{path} contains a {type(content).__name__}, not weights: give a file with a state "
             "dict"
         )
     return content
+
+
+def _reason(path: Path, error: Exception) -> str:
+    names: list[str] = []
+    with suppress(Exception):  # damaged bytes can raise anything
+        if zip_fault(path) is None:
+            names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    if names:
+        more = " and so on" if len(names) > 3 else ""
+        return (
+            f"it contains more than tensors and plain data ({', '.join(names[:3])}{more}), and "
+            "objects are never made from a file: save the state dict alone where it was made, "
+            "torch.save(model.state_dict(), FILE)"
+        )
+    return (
+        "it is damaged or contains more than tensors and plain data "
+        f"({type(error).__name__}): give published weights, or a checkpoint that `maskrcnn-lit "
+        "train` wrote"
+    )
 
 
 def _torch_load(path: Path) -> Any:
@@ -214,20 +240,38 @@ def _safetensors(path: Path) -> Callable[[Path], Any]:
     return load_file
 
 
+def entry_of(saved: Mapping[str, Any]) -> str | None:
+    """The entry of a file's content that has the state dict; None: the content is one."""
+    return next((key for key in ENTRIES if isinstance(saved.get(key), Mapping)), None)
+
+
 def state_of(saved: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The state dict in a file's content: the content itself, or its entry "model" or
-    "state_dict".
-    """
-    inner = next(
-        (saved[key] for key in ("model", "state_dict") if isinstance(saved.get(key), Mapping)),
-        saved,
-    )
-    numbers = (Tensor, np.ndarray, int, float)
-    return {
+    """The state dict in a file's content (see FORMS), without the prefixes of wrappers."""
+    entry = entry_of(saved)
+    inner = saved if entry is None else saved[entry]
+    numbers, copies = (Tensor, np.ndarray, int, float), ema_buffers(inner)
+    state = {
         n: torch.as_tensor(v)
         for n, v in inner.items()
-        if isinstance(n, str) and isinstance(v, numbers)
+        if isinstance(n, str) and isinstance(v, numbers) and n not in copies
     }
+    return _without_prefixes(state)
+
+
+def ema_buffers(state: Mapping[Any, Any]) -> set[str]:
+    """The names ema_* of MMDetection 2: copies of the weights, which it swaps with these after an
+    epoch, so that those of a checkpoint are the averaged ones.
+    """
+    names = {f"ema_{name.replace('.', '_')}" for name in state if isinstance(name, str)}
+    return names & state.keys()
+
+
+def _without_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    names = [name for name in state if name not in COUNTERS]
+    for prefix in PREFIXES:
+        if names and all(name.startswith(prefix) for name in names):
+            return _without_prefixes({name.removeprefix(prefix): state[name] for name in names})
+    return state
 
 
 def check_finite(state: Mapping[str, Any], where: str | Path) -> None:

@@ -10,7 +10,7 @@ import yaml
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.model.losses import GIOU_WEIGHT, RPN_GIOU_WEIGHT
 from maskrcnn_lit.runs.migration.python_config import MAX_DEPTH, merged
-from maskrcnn_lit.runs.migration.their_config import TheirConfig
+from maskrcnn_lit.runs.migration.their_config import TheirConfig, text
 
 ADVICE = "import a Mask R-CNN or Faster R-CNN on a ResNet or ResNeXt with FPN"
 
@@ -41,6 +41,8 @@ IMPLIED = (
     *(f"{ANCHORS}.ANGLES", "MODEL.RESNETS.RES2_OUT_CHANNELS", "MODEL.RESNETS.STEM_OUT_CHANNELS"),
     *(f"{BOX}.FED_LOSS_FREQ_WEIGHT_POWER", f"{BOX}.FED_LOSS_NUM_CLASSES"),
     *("MODEL.ROI_KEYPOINT_HEAD", "MODEL.SEM_SEG_HEAD", "MODEL.PANOPTIC_FPN", "MODEL.RETINANET"),
+    *("VERSION", "OUTPUT_DIR", "VIS_PERIOD", "GLOBAL", "CUDNN_BENCHMARK", "INPUT.MASK_FORMAT"),
+    *("SOLVER.WEIGHT_DECAY_NORM", "SOLVER.WEIGHT_DECAY_BIAS"),  # none here: see _schedule
 )
 
 # Settings on which detections depend, and the only value that our model has.
@@ -61,6 +63,29 @@ TRAINING: dict[str, Any] = {
     f"{ROI}.PROPOSAL_APPEND_GT": True,
     f"{BOX}.TRAIN_ON_PRED_BOXES": False,
 }
+
+
+# Detectron2's defaults of settings that have no option here: another value is in the table.
+DEFAULTS: dict[str, Any] = {
+    **{"DATALOADER.NUM_WORKERS": 4, "DATALOADER.ASPECT_RATIO_GROUPING": True},
+    **{"DATALOADER.SAMPLER_TRAIN": "TrainingSampler", "DATALOADER.REPEAT_THRESHOLD": 0.0},
+    **{"DATALOADER.REPEAT_SQRT": True, "DATALOADER.FILTER_EMPTY_ANNOTATIONS": True},
+    **{"SOLVER.NESTEROV": False, "SOLVER.WARMUP_FACTOR": 0.001, "SOLVER.WARMUP_METHOD": "linear"},
+    **{"SOLVER.CHECKPOINT_PERIOD": 5000, "SOLVER.REFERENCE_WORLD_SIZE": 0},
+    **{"SOLVER.BIAS_LR_FACTOR": 1.0, "SOLVER.BASE_LR_END": 0.0, "SOLVER.AMP.ENABLED": False},
+    **{"SOLVER.NUM_DECAYS": 3, "SOLVER.RESCALE_INTERVAL": False},
+    **{"INPUT.MIN_SIZE_TRAIN_SAMPLING": "choice", "SEED": -1, "FLOAT32_PRECISION": ""},
+    **{"TEST.EXPECTED_RESULTS": [], "TEST.EVAL_PERIOD": 0, "TEST.KEYPOINT_OKS_SIGMAS": []},
+    **{"TEST.AUG.ENABLED": False, "TEST.AUG.MAX_SIZE": 4000, "TEST.AUG.FLIP": True},
+    "TEST.AUG.MIN_SIZES": [400, 500, 600, 700, 800, 900, 1000, 1100, 1200],
+    **{"TEST.PRECISE_BN.ENABLED": False, "TEST.PRECISE_BN.NUM_ITER": 200},
+    **{"DATASETS.TRAIN": [], "DATASETS.TEST": []},
+    **{f"DATASETS.PROPOSAL_FILES_{phase}": [] for phase in ("TRAIN", "TEST")},
+    "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN": 2000,
+    "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST": 1000,
+}
+
+MULTI_STEP = "WarmupMultiStepLR"
 
 
 class _Loader(yaml.SafeLoader):
@@ -101,11 +126,12 @@ def read_yaml_config(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]
         ) from error
     if not isinstance(values, dict):
         raise UserError(f"{path} has no settings: give a yaml config of Detectron2")
-    base = values.pop("_BASE_", None)
-    values = _evaluated(values)
-    if base is None:
-        return values
-    return merged(read_yaml_config(path.parent / str(base), (*above, path)), values)
+    bases = values.pop("_BASE_", None) or []
+    result: dict[str, Any] = {}
+    for base in bases if isinstance(bases, list) else [bases]:  # a later one is above the others
+        file = path.parent / Path(str(base)).expanduser()
+        result = merged(result, read_yaml_config(file, (*above, path)))
+    return merged(result, _evaluated(values))
 
 
 def _evaluated(value: Any) -> Any:
@@ -145,7 +171,10 @@ def from_detectron2(config: TheirConfig) -> None:
     del config.options["_roi_align"]
     _data(config)
     _schedule(config)
-    config.table += config.left("MODEL")
+    usual = {f"{path}={text(value)}" for path, value in DEFAULTS.items()}
+    config.table += [
+        row for row in config.left(*map(str, config.values)) if row.theirs not in usual
+    ]
 
 
 def conv1_pixels(config: TheirConfig) -> tuple[list[float], bool]:
@@ -324,21 +353,47 @@ def _mask_head(config: TheirConfig) -> None:
 
 
 def _data(config: TheirConfig) -> None:
-    sides = config.take("INPUT.MIN_SIZE_TRAIN", [800])
-    sides = sides if isinstance(sides, list) else [sides]
-    long = config.take("INPUT.MAX_SIZE_TRAIN", 1333)
-    config.as_option("INPUT.MIN_SIZE_TRAIN", "data.image_size", [max(sides), long])
-    least = round(min(sides) / max(sides), 6)
-    config.options["augment.scale"] = [least, 1.0]
-    if least < 1:
-        ours = f"augment.scale=[{least:g}, 1.0]"
-        config.differs("INPUT.MIN_SIZE_TRAIN", "uniform between the two", ours)
+    short, long = (
+        _side(config, f"INPUT.{name}_SIZE_TEST", default)
+        for name, default in (("MIN", 800), ("MAX", 1333))
+    )
+    config.as_option("INPUT.MIN_SIZE_TEST", "data.image_size", [min(short, long), long])
+    config.as_option("INPUT.MAX_SIZE_TEST", "data.image_size", [min(short, long), long])
+    _training_sizes(config, short, long)
     flips = {"horizontal": (0.5, 0.0), "vertical": (0.0, 0.5), "none": (0.0, 0.0)}
     kind = config.only("INPUT.RANDOM_FLIP", tuple(flips), "horizontal", ADVICE)
     config.as_option("INPUT.RANDOM_FLIP", "augment.flip", flips[kind][0])
     config.options["augment.vertical_flip"] = flips[kind][1]
+    config.take("INPUT.CROP")
     if config.take("INPUT.CROP.ENABLED", False):
         config.differs("INPUT.CROP.ENABLED", "not imported: see augment.crop")
+
+
+def _training_sizes(config: TheirConfig, short: int, long: int) -> None:
+    """Sizes in training are factors of those in inference, `short` and `long`."""
+    path, longest = "INPUT.MIN_SIZE_TRAIN", _side(config, "INPUT.MAX_SIZE_TRAIN", 1333)
+    sides = config.take(path, [800])
+    count = len(sides) if isinstance(sides, list) else 0
+    sides = [_side(config, f"{path}.{n}", 800) for n in range(count)] or [_side(config, path, 800)]
+    scale = [round(side / short, 6) for side in (min(sides), max(sides))]
+    differences = []
+    if scale[0] < scale[1] and config.take(f"{path}_SAMPLING", "choice") == "choice":
+        differences.append("uniform between the two")
+    if scale[1] > 1:
+        differences.append("parts beyond data.image_size are cropped at random")
+    config.as_option(path, "augment.scale", scale, "; ".join(differences))
+    if longest != long:
+        config.differs("INPUT.MAX_SIZE_TRAIN", "that of data.image_size times augment.scale")
+
+
+def _side(config: TheirConfig, path: str, default: int) -> int:
+    side = config.take(path, default)
+    if not isinstance(side, int) or side < 1:
+        raise UserError(
+            f"{path}={text(side)} cannot be imported, since images are always resized here: write "
+            "the side of your images in pixels, such as 800, into a copy of the config"
+        )
+    return side
 
 
 def _schedule(config: TheirConfig) -> None:
@@ -351,11 +406,42 @@ def _schedule(config: TheirConfig) -> None:
     config.same(f"{section}.WEIGHT_DECAY", "optimizer.weight_decay", 0.0001)
     config.differs(f"{section}.WEIGHT_DECAY", "not on norms and biases")
     config.same(f"{section}.WARMUP_ITERS", "optimizer.warmup_steps", 1000)
-    config.same(f"{section}.GAMMA", "optimizer.gamma", 0.1)
-    steps = config.same(f"{section}.MAX_ITER", "trainer.steps", 40000)
     config.options["trainer.epochs"] = None
-    milestones = [round(step / steps, 6) for step in config.take(f"{section}.STEPS", [30000])]
-    config.as_option(f"{section}.STEPS", "optimizer.milestones", milestones)
-    clip = config.take(f"{section}.CLIP_GRADIENTS", {}) or {}
-    norm = isinstance(clip, Mapping) and clip.get("ENABLED") and clip.get("CLIP_TYPE") == "norm"
-    config.options["trainer.clip_norm"] = clip.get("CLIP_VALUE", 1.0) if norm else None
+    _decay(config, config.same(f"{section}.MAX_ITER", "trainer.steps", 40000))
+    _clipping(config, f"{section}.CLIP_GRADIENTS")
+
+
+def _decay(config: TheirConfig, total: int) -> None:
+    """The learning rate after the warm-up, in a run of `total` steps."""
+    if total < 1:
+        raise UserError(
+            f"SOLVER.MAX_ITER={total} must be the steps of a training, 1 or more: write them into "
+            "a copy of the config"
+        )
+    name = config.take("SOLVER.LR_SCHEDULER_NAME", MULTI_STEP)
+    steps = config.take("SOLVER.STEPS", [30000])
+    gamma = config.take("SOLVER.GAMMA", 0.1)
+    if name == "WarmupCosineLR":
+        difference = "the cosine begins after the warm-up"
+        config.as_option("SOLVER.LR_SCHEDULER_NAME", "optimizer.schedule", "cosine", difference)
+        return
+    difference = "" if name == MULTI_STEP else "multi-step, at SOLVER.STEPS"
+    config.as_option("SOLVER.LR_SCHEDULER_NAME", "optimizer.schedule", "multi_step", difference)
+    config.as_option("SOLVER.GAMMA", "optimizer.gamma", gamma)
+    steps = steps if isinstance(steps, list) else [steps]
+    shares = [round(step / total, 6) for step in steps if step < total]
+    difference = "" if len(shares) == len(steps) else "steps from MAX_ITER on have no effect there"
+    config.as_option("SOLVER.STEPS", "optimizer.milestones", shares, difference)
+
+
+def _clipping(config: TheirConfig, section: str) -> None:
+    clip = config.take(section, {})
+    config.options["trainer.clip_norm"] = None
+    if not isinstance(clip, Mapping) or not clip.get("ENABLED"):
+        return
+    kind, path = clip.get("CLIP_TYPE", "value"), f"{section}.CLIP_VALUE"
+    if kind == "value":
+        config.differs(f"{section}.CLIP_TYPE", "not imported: see trainer.clip_norm")
+        return
+    difference = "the norm of all gradients, not of each parameter's" if kind == "norm" else ""
+    config.as_option(path, "trainer.clip_norm", clip.get("CLIP_VALUE", 1.0), difference)

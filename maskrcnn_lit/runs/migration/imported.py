@@ -12,7 +12,14 @@ from maskrcnn_lit.config.overrides import ONE_OF
 from maskrcnn_lit.data.coco.categories import Category
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.model.pretrained import convert as weights
-from maskrcnn_lit.model.pretrained.files import check_finite, read_with_placeholders, state_of
+from maskrcnn_lit.model.pretrained.files import (
+    EMA,
+    check_finite,
+    ema_buffers,
+    entry_of,
+    read_with_placeholders,
+    state_of,
+)
 from maskrcnn_lit.model.pretrained.published import coco_categories
 from maskrcnn_lit.runs.folder import freeze_config
 from maskrcnn_lit.runs.migration import detectron2, mmdetection
@@ -38,19 +45,29 @@ class Imported(NamedTuple):
 
 
 def import_model(
-    framework: str, config: str | None, file: str, classes: Sequence[str] | None = None
+    framework: str,
+    config: str | None,
+    file: str,
+    classes: Sequence[str] | None = None,
+    norm_eps: float | None = None,
 ) -> Imported:
     """Read a config and weights of `framework`: mmdetection, detectron2 or torchvision. Nothing in
     the files is executed.
 
     Args: config: a file; None for torchvision, whose models have none. file: the weights. classes:
         their names by label; None: those that the files name, or COCO's for 80 classes.
+        norm_eps: of torchvision's frozen norms, which its files do not say; None: that of `read`.
 
     Raises: UserError: a file is missing or damaged, the model is not a Mask R-CNN that ours can be,
         or the weights do not fit the config.
     """
     if framework == "torchvision":
-        return _torchvision(config, file, classes)
+        return _torchvision(config, file, classes, norm_eps)
+    if norm_eps is not None:
+        raise UserError(
+            f"norm_eps={norm_eps:g} is for from=torchvision, and this is from={framework}: leave "
+            "it out"
+        )
     if config is None:
         raise UserError(f"from={framework} needs config=FILE: the config of the weights' training")
     if framework == "mmdetection":
@@ -66,15 +83,29 @@ def import_model(
     check_finite(state, file)
     composed = _composed(theirs.options)
     rename = weights.from_mmdetection if framework == "mmdetection" else weights.from_detectron2
-    renamed = rename(state, composed.model.std, std, bgr)
+    renamed = rename(state, composed.model.std, std, bgr, composed.model.box_head.pool)
     meta = content.get("meta")
     named = classes or mmdetection.class_names(theirs, meta if isinstance(meta, Mapping) else {})
     categories = _categories(named, composed.model.num_classes)
-    _check_fits(composed, renamed, file)
+    theirs.table += _averaged(content)
+    _check_fits(composed, renamed, f"{file} does not fit the config")
     return Imported(theirs.options, theirs.table, composed, categories, renamed)
 
 
-def _torchvision(config: str | None, file: str, classes: Sequence[str] | None) -> Imported:
+def _averaged(content: Mapping[str, Any]) -> list[Setting]:
+    """Which weights were read, of a file with averaged ones."""
+    entry = entry_of(content)
+    if entry == EMA:
+        return [Setting(f"{EMA} of the file", "", "read: averaged weights, there are no others")]
+    other = f"not read: {entry or 'the rest'} is (by MMDetection, with the averaged weights)"
+    rows = [Setting(f"{EMA} of the file", "", other)] if EMA in content else []
+    inner = content if entry is None else content[entry]
+    return rows + ([Setting("ema_* of the file", "", other)] if ema_buffers(inner) else [])
+
+
+def _torchvision(
+    config: str | None, file: str, classes: Sequence[str] | None, norm_eps: float | None
+) -> Imported:
     if config is not None:
         raise UserError(
             f"config={config} is not needed: torchvision's models have no config, and the weights "
@@ -89,16 +120,31 @@ def _torchvision(config: str | None, file: str, classes: Sequence[str] | None) -
         "backbone": name,
         "backbone.norm": "frozen",
         "model.num_classes": model.num_classes,
+        "model.box_head.pool": model.box_head.pool,
     }
-    if trained.config.backbone.norm_eps is not None:
-        options["backbone.norm_eps"] = trained.config.backbone.norm_eps
+    own_eps = trained.config.backbone.norm_eps
+    options["backbone.norm_eps"] = own_eps if norm_eps is None else norm_eps
     suffix = "_v2" if version == 2 else ""
     table = [
         Setting(f"maskrcnn_{name}_fpn{suffix}", f"model=torchvision_v{version}"),
+        *_epsilon(options["backbone.norm_eps"], name, version),
         Setting("its training script's schedule", "", "not imported: the weights do not have it"),
     ]
     categories = _categories(classes, model.num_classes) if classes else trained.categories
-    return Imported(options, table, _composed(options), categories, trained.state)
+    composed = _composed(options)
+    _check_fits(composed, trained.state, f"{file} does not fit model=torchvision_v{version}")
+    return Imported(options, table, composed, categories, trained.state)
+
+
+def _epsilon(norm_eps: float | None, backbone: str, version: int) -> list[Setting]:
+    ours = f"backbone.norm_eps={text(norm_eps)}"
+    ambiguous = norm_eps is None and (backbone, version) == ("resnet50", 1)
+    difference = (
+        "torchvision uses 0 in models made with weights=COCO_V1: give norm_eps=0 if yours was"
+        if ambiguous
+        else ""
+    )
+    return [Setting("epsilon of the frozen norms", ours, difference)]
 
 
 def _composed(options: Mapping[str, Any]) -> DictConfig:
@@ -123,11 +169,12 @@ def _categories(names: Sequence[str] | None, count: int) -> tuple[Category, ...]
     return tuple(Category(number, name) for number, name in enumerate(names, 1))
 
 
-def _check_fits(config: DictConfig, state: Mapping[str, Tensor], file: str) -> None:
+def _check_fits(config: DictConfig, state: Mapping[str, Tensor], fault: str) -> None:
+    """Raise UserError, which begins with `fault`, for weights that are not those of the model."""
     try:
         weights.load(build(config.model), state)
     except UserError as error:
-        raise UserError(f"{file} does not fit the config: {error}") from error
+        raise UserError(f"{fault}: {error}") from error
 
 
 def write_imported(imported: Imported, folder: Path, question: str) -> None:

@@ -1,3 +1,4 @@
+import mmdetection_files
 import pytest
 import torch
 from detectron2_names import constants, published_shapes
@@ -11,6 +12,7 @@ from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.model.pretrained.convert import (
     from_detectron2,
+    from_mmdetection,
     from_torchvision,
     load,
     new_parts,
@@ -280,13 +282,38 @@ def test_what_the_configuration_gives_is_left_out():
 def test_an_unknown_name_of_detectron2_is_told():
     for name in (
         "roi_heads.keypoint_head.conv_fcn1.weight",
-        "roi_heads.box_head.fc3.weight",
+        "roi_heads.box_head.fc.weight",
         "roi_heads.mask_head.conv",
     ):
         with pytest.raises(
             UserError, match=rf"'{name}' does not belong to Detectron2's mask_rcnn_R_50_FPN"
         ):
             from_detectron2(hollow({**published_shapes(), name: (1,)}), STD)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "own"),
+    [
+        ("roi_heads.mask_head.mask_fcn8", "mask_head.convs.7"),
+        ("roi_heads.mask_head.mask_fcn12", "mask_head.convs.11"),
+        ("roi_heads.box_head.conv6", "box_head.convs.5"),
+        ("roi_heads.box_head.fc3", "box_head.fcs.2"),
+        ("roi_heads.box_head.1.fc3", "box_head.later.0.fcs.2"),
+        ("proposal_generator.rpn_head.conv.conv2", "rpn.convs.2"),
+    ],
+)
+def test_any_number_of_layers_of_detectron2(theirs: str, own: str):
+    bias = torch.randn(4)
+    renamed = from_detectron2({f"{theirs}.bias": bias}, STD)
+    assert renamed.keys() == {f"{own}.bias"}
+    assert torch.equal(renamed[f"{own}.bias"], bias)
+
+
+def test_ten_and_more_layers_of_mmdetection():
+    bias = torch.randn(4)
+    state = {f"roi_head.mask_head.convs.11.conv.{kind}": bias for kind in ("weight", "bias")}
+    renamed = from_mmdetection(state, STD, STD, bgr=False)
+    assert renamed.keys() == {"mask_head.convs.11.weight", "mask_head.convs.11.bias"}
 
 
 @pytest.mark.parametrize(
@@ -308,6 +335,72 @@ def test_a_missing_name_of_detectron2_is_told(lost: str, named: str):
         model = ours("resnet50", 80)
         with pytest.raises(UserError, match=rf"1 places.*{named} is missing"):
             load(model, from_detectron2(hollow(shapes), STD))
+
+
+# MMDetection
+
+
+@pytest.mark.long
+def test_group_norms_of_mmdetection_fit_name_by_name_and_shape_by_shape():
+    """As in configs/gn/mask-rcnn_r50_fpn_gn-all_2x_coco.py."""
+    shapes = mmdetection_files.group_norm_shapes()
+    assert "backbone.layer1.0.gn1.weight" in shapes
+    with torch.device("meta"):
+        widths = {"channels": 256, "width": 1024, "depth": 4, "convs": 4, "fcs": 1}
+        model = make_model(80, "resnet50", norm="group", head_norm="group", **widths)
+        renamed = from_mmdetection(hollow(shapes), STD, (1.0, 1.0, 1.0), bgr=True)
+        load(model, renamed)
+    assert {k: v.shape for k, v in renamed.items()} == {
+        k: v.shape for k, v in model.state_dict().items()
+    }
+    random = {name: torch.randn(shapes[name]) for name in shapes if "layer1.0" in name}
+    own = from_mmdetection(random, STD, (1.0, 1.0, 1.0), bgr=True)
+    block = "backbone.body.layer1.0"
+    for name, theirs in ((f"{block}.bn{n}.bias", f"layer1.0.gn{n}.bias") for n in (1, 2, 3)):
+        assert torch.equal(own[name], random[f"backbone.{theirs}"])
+    name = "downsample.1.weight"
+    assert torch.equal(own[f"{block}.{name}"], random[f"backbone.layer1.0.{name}"])
+
+
+# All of them
+
+
+@pytest.mark.parametrize("pool", [7, 14, 8])
+@pytest.mark.parametrize(
+    ("their_name", "convert", "own_name"),
+    [
+        ("roi_heads.box_head.fc1", "detectron2", "box_head.fcs.0"),
+        ("roi_heads.box_head.0.fc1", "detectron2", "box_head.fcs.0"),
+        ("roi_heads.box_head.1.fc1", "detectron2", "box_head.later.0.fcs.0"),
+        ("roi_heads.box_head.2.fc1", "detectron2", "box_head.later.1.fcs.0"),
+        ("roi_heads.box_head.fc6", "torchvision", "box_head.fcs.0"),
+        ("roi_heads.box_head.5", "torchvision", "box_head.fcs.0"),
+        ("roi_head.bbox_head.shared_fcs.0", "mmdetection", "box_head.fcs.0"),
+    ],
+)
+def test_the_first_layer_of_a_box_head_gives_the_same_for_every_pool(
+    their_name: str, convert: str, own_name: str, pool: int
+):
+    weight = torch.randn(6, 16 * pool**2)
+    own = {
+        "torchvision": lambda state: from_torchvision(state, pool),
+        "detectron2": lambda state: from_detectron2(state, STD, pool=pool),
+        "mmdetection": lambda state: from_mmdetection(state, STD, STD, False, pool),
+    }[convert]({f"{their_name}.weight": weight})
+    features = torch.randn(5, 16, pool, pool)
+    expected = features.flatten(1) @ weight.T
+    got = features.permute(0, 2, 3, 1).flatten(1) @ own[f"{own_name}.weight"].T
+    assert torch.allclose(got, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_weights_of_another_pool_are_told():
+    with torch.device("meta"):
+        shapes = published_shapes(classes=3) | {"roi_heads.box_head.fc1.weight": (1024, 256 * 64)}
+        model = make_model(3, "resnet50", norm="frozen", channels=256, width=1024, depth=4)
+        with pytest.raises(
+            UserError, match=r"1 places.*box_head\.fcs\.0\.weight is \(1024, 16384\)"
+        ):
+            load(model, from_detectron2(hollow(shapes), STD, pool=7))
 
 
 # Classes by name

@@ -5,6 +5,7 @@ test_pretrained.py.
 import io
 import pickle
 import sys
+from collections import defaultdict, deque
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.model.pretrained.files import read_file, state_of
+from maskrcnn_lit.model.pretrained.files import read_file, read_with_placeholders, state_of
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pkl", ".safetensors"])
@@ -82,3 +83,67 @@ def test_the_state_dict_of_a_file():
         state = state_of(content | {"__author__": "me"})
         assert list(state) == ["a", "b"]
         assert all(isinstance(value, Tensor) for value in state.values())
+
+
+def prefixed(prefix: str) -> dict[str, Tensor]:
+    return {f"{prefix}a.weight": torch.ones(2), f"{prefix}b.weight": torch.zeros(3)}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"model_state_dict": prefixed(""), "epoch": 3},
+        {"ema_state_dict": prefixed("module.") | {"steps": torch.tensor(7)}},
+        {"model": prefixed("module.") | {"n_averaged": torch.tensor(7)}},
+        {"state_dict": prefixed("model."), "hyper_parameters": {"lr": 0.1}},
+        {"state_dict": prefixed("model._orig_mod.module.")},
+        {"state_dict": prefixed(""), "ema_state_dict": prefixed("other.")},
+        {"state_dict": prefixed("") | {"ema_a_weight": torch.zeros(2)}},
+        prefixed("module."),
+    ],
+)
+def test_the_state_dict_in_a_wrapper(content: dict[str, object]):
+    state = state_of(content)
+    assert list(state) == ["a.weight", "b.weight"]
+    assert torch.equal(state["a.weight"], torch.ones(2))
+    assert torch.equal(state["b.weight"], torch.zeros(3))
+
+
+@pytest.mark.parametrize("extra", ["criterion.weight", "module"])
+def test_a_prefix_that_not_all_names_have_stays(extra: str):
+    state = prefixed("model.") | {extra: torch.ones(1)}
+    assert state_of({"state_dict": state}).keys() == state.keys()
+    state = prefixed("") | {"ema_of_something": torch.ones(1)}
+    assert state_of(state).keys() == state.keys()
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        (deque([1, 2], maxlen=3), r"\(collections\.deque\)"),
+        (defaultdict(list, {"a": [1]}), r"collections\.defaultdict"),
+        (torch.nn.Conv2d(1, 1, 1), r"torch\.nn\.modules\.conv\.Conv2d"),
+    ],
+)
+def test_objects_in_a_file_are_named(other: object, named: str, tmp_path: Path):
+    torch.save({"model": prefixed(""), "other": other}, tmp_path / "weights.pth")
+    with pytest.raises(UserError, match=rf"it contains more than tensors.*{named}") as error:
+        read_file(tmp_path / "weights.pth")
+    assert "save the state dict alone" in str(error.value)
+    assert "damaged" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"model": prefixed(""), "log": deque([1, 2])}, r"more than tensors.*collections\.deque"),
+        (
+            torch.nn.Conv2d(1, 1, 1),
+            r"more than tensors.*Conv2d.*save the state dict alone",
+        ),
+    ],
+)
+def test_files_that_placeholders_do_not_help(content: object, said: str, tmp_path: Path):
+    torch.save(content, tmp_path / "weights.pth")
+    with pytest.raises(UserError, match=said):
+        read_with_placeholders(tmp_path / "weights.pth")

@@ -4,45 +4,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from detectron2_names import write_yaml_config
 
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.runs.migration.detectron2 import conv1_pixels, from_detectron2, read_yaml_config
+from maskrcnn_lit.runs.migration.detectron2 import (
+    DEFAULTS,
+    conv1_pixels,
+    from_detectron2,
+    read_yaml_config,
+)
 from maskrcnn_lit.runs.migration.their_config import Setting, TheirConfig
-
-BASE = """
-MODEL:
-  META_ARCHITECTURE: "GeneralizedRCNN"
-  BACKBONE: {NAME: "build_resnet_fpn_backbone"}
-  RESNETS: {OUT_FEATURES: ["res2", "res3", "res4", "res5"]}
-  FPN: {IN_FEATURES: ["res2", "res3", "res4", "res5"]}
-  ANCHOR_GENERATOR: {SIZES: [[32], [64], [128], [256], [512]], ASPECT_RATIOS: [[0.5, 1.0, 2.0]]}
-  RPN:
-    IN_FEATURES: ["p2", "p3", "p4", "p5", "p6"]
-    PRE_NMS_TOPK_TRAIN: 2000
-    PRE_NMS_TOPK_TEST: 1000
-    POST_NMS_TOPK_TRAIN: 1000
-    POST_NMS_TOPK_TEST: 1000
-  ROI_HEADS: {NAME: "StandardROIHeads", IN_FEATURES: ["p2", "p3", "p4", "p5"]}
-  ROI_BOX_HEAD: {NAME: "FastRCNNConvFCHead", NUM_FC: 2, POOLER_RESOLUTION: 7}
-  ROI_MASK_HEAD: {NAME: "MaskRCNNConvUpsampleHead", NUM_CONV: 4, POOLER_RESOLUTION: 14}
-SOLVER: {IMS_PER_BATCH: 16, BASE_LR: 0.02, STEPS: "(60000, 80000)", MAX_ITER: 90000}
-INPUT: {MIN_SIZE_TRAIN: "(640, 672, 704, 736, 768, 800)"}
-"""
-
-R50 = """
-_BASE_: "base.yaml"
-MODEL:
-  WEIGHTS: "detectron2://ImageNetPretrained/MSRA/R-50.pkl"
-  MASK_ON: True
-  RESNETS: {DEPTH: 50}
-"""
 
 
 def converted(folder: Path, changes: str = "") -> TheirConfig:
-    (folder / "base.yaml").write_text(BASE)
-    (folder / "r50.yaml").write_text(R50)
-    (folder / "changed.yaml").write_text(f'_BASE_: "r50.yaml"\n{changes}\n')
-    config = TheirConfig(read_yaml_config(folder / "changed.yaml"))
+    config = TheirConfig(read_yaml_config(write_yaml_config(folder, changes)))
     from_detectron2(config)
     return config
 
@@ -104,7 +80,7 @@ OTHERS: list[tuple[str, dict[str, Any]]] = [
     (
         "INPUT: {RANDOM_FLIP: none, MIN_SIZE_TRAIN: 512}\nSOLVER: {CLIP_GRADIENTS: "
         "{ENABLED: True, CLIP_TYPE: norm, CLIP_VALUE: 3.0}}",
-        {"augment.flip": 0.0, "data.image_size": [512, 1333], "trainer.clip_norm": 3.0},
+        {"augment.flip": 0.0, "augment.scale": [0.64, 0.64], "trainer.clip_norm": 3.0},
     ),
     ("MODEL: {MASK_ON: False}", {"model.mask_head": None}),
     (
@@ -126,6 +102,23 @@ OTHERS: list[tuple[str, dict[str, Any]]] = [
         {"backbone.deformable": [5], "backbone.modulated": True},
     ),
     ("MODEL: {ROI_HEADS: {NUM_CLASSES: 8}}", {"model.num_classes": 8}),
+    (
+        "INPUT: {MIN_SIZE_TRAIN: '(400,)', MIN_SIZE_TEST: 1200, MAX_SIZE_TEST: 2000}",
+        {"data.image_size": [1200, 2000], "augment.scale": [0.333333, 0.333333]},
+    ),
+    (
+        "INPUT: {MIN_SIZE_TRAIN: '(640, 1000)', MIN_SIZE_TEST: 800}",
+        {"data.image_size": [800, 1333], "augment.scale": [0.8, 1.25]},
+    ),
+    ("INPUT: {MIN_SIZE_TEST: 2000}", {"data.image_size": [1333, 1333]}),
+    (
+        "SOLVER: {LR_SCHEDULER_NAME: WarmupCosineLR}",
+        {"optimizer.schedule": "cosine", "trainer.steps": 90000},
+    ),
+    ("SOLVER: {MAX_ITER: 300}", {"optimizer.milestones": [], "trainer.steps": 300}),
+    ("SOLVER: {MAX_ITER: 80000}", {"optimizer.milestones": [0.75]}),
+    ("SOLVER: {STEPS: 45000}", {"optimizer.milestones": [0.5]}),
+    ("SOLVER: {CLIP_GRADIENTS: {ENABLED: True}}", {"trainer.clip_norm": None}),
 ]
 
 
@@ -177,12 +170,91 @@ def test_weights_of_losses_are_differences(
         ("MODEL: {PROPOSAL_GENERATOR: {NAME: RRPN}}", "PROPOSAL_GENERATOR.NAME=RRPN"),
         ("MODEL: {ROI_MASK_HEAD: {NAME: PointRendMaskHead}}", "NAME=PointRendMaskHead"),
         ("INPUT: {FORMAT: L}", "INPUT.FORMAT=L"),
+        ("INPUT: {MIN_SIZE_TEST: 0}", "INPUT.MIN_SIZE_TEST=0 cannot be imported"),
+        ("INPUT: {MIN_SIZE_TRAIN: [0]}", "INPUT.MIN_SIZE_TRAIN.0=0 cannot be imported"),
+        ("INPUT: {MIN_SIZE_TRAIN: 0}", "INPUT.MIN_SIZE_TRAIN=0 cannot be imported"),
+        ("SOLVER: {MAX_ITER: 0}", "SOLVER.MAX_ITER=0"),
     ],
 )
 def test_another_model_is_refused_by_name(changes: str, named: str, tmp_path: Path):
     with pytest.raises(UserError) as error:
         converted(tmp_path, changes)
     assert named in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "rows"),
+    [
+        (
+            "SOLVER: {AMP: {ENABLED: True}, NESTEROV: False, BASE_LR_END: 0.001}",
+            {"SOLVER.AMP.ENABLED=true": "not imported", "SOLVER.BASE_LR_END=0.001": "not imported"},
+        ),
+        (
+            "TEST: {AUG: {ENABLED: True, FLIP: True}, EVAL_PERIOD: 5000}",
+            {"TEST.AUG.ENABLED=true": "not imported", "TEST.EVAL_PERIOD=5000": "not imported"},
+        ),
+        (
+            "DATALOADER: {NUM_WORKERS: 4, SAMPLER_TRAIN: RepeatFactorTrainingSampler}\nSEED: 3",
+            {
+                "DATALOADER.SAMPLER_TRAIN=RepeatFactorTrainingSampler": "not imported",
+                "SEED=3": "not imported",
+            },
+        ),
+        (
+            "SOLVER: {LR_SCHEDULER_NAME: WarmupCosineLR}",
+            {"SOLVER.LR_SCHEDULER_NAME=WarmupCosineLR": "the cosine begins after the warm-up"},
+        ),
+        (
+            "SOLVER: {LR_SCHEDULER_NAME: MyLR}",
+            {"SOLVER.LR_SCHEDULER_NAME=MyLR": "multi-step, at SOLVER.STEPS"},
+        ),
+        (
+            "SOLVER: {MAX_ITER: 300}",
+            {"SOLVER.STEPS=[60000, 80000]": "steps from MAX_ITER on have no effect there"},
+        ),
+        (
+            "SOLVER: {CLIP_GRADIENTS: {ENABLED: True}}",
+            {"SOLVER.CLIP_GRADIENTS.CLIP_TYPE, by default": "not imported: see trainer.clip_norm"},
+        ),
+        (
+            "INPUT: {MIN_SIZE_TRAIN: [640, 1000], MAX_SIZE_TRAIN: 1600, CROP: {ENABLED: True}}",
+            {
+                "INPUT.MIN_SIZE_TRAIN=[640, 1000]": "uniform between the two; parts beyond "
+                "data.image_size are cropped at random",
+                "INPUT.MAX_SIZE_TRAIN=1600": "that of data.image_size times augment.scale",
+                "INPUT.CROP.ENABLED=true": "not imported: see augment.crop",
+            },
+        ),
+        (
+            "INPUT: {MIN_SIZE_TRAIN: [640, 800], MIN_SIZE_TRAIN_SAMPLING: range}",
+            {},
+        ),
+    ],
+)
+def test_what_is_different_here(changes: str, rows: dict[str, str], tmp_path: Path):
+    usual = {row.theirs for row in converted(tmp_path).table if row.difference}
+    table = converted(tmp_path, changes).table
+    new = {row.theirs: row.difference for row in table if row.difference}
+    assert {theirs: new[theirs] for theirs in new.keys() - usual} == rows
+
+
+def test_defaults_that_nobody_reads_are_not_in_the_table(tmp_path: Path):
+    nested: dict[str, Any] = {}
+    for path, value in DEFAULTS.items():
+        *parents, name = path.split(".")
+        section = nested
+        for parent in parents:
+            section = section.setdefault(parent, {})
+        section[name] = value
+    table = converted(tmp_path, yaml.safe_dump(nested)).table
+    assert [row.theirs for row in table if row.difference == "not imported"] == []
+
+
+def test_several_bases_are_merged_in_order(tmp_path: Path):
+    (tmp_path / "a.yaml").write_text("A: {X: 1, Y: 1}\nB: 1")
+    (tmp_path / "b.yaml").write_text("A: {X: 2}\nC: '(1, 2)'")
+    (tmp_path / "new.yaml").write_text("_BASE_: [a.yaml, b.yaml]\nB: 3")
+    assert read_yaml_config(tmp_path / "new.yaml") == {"A": {"X": 2, "Y": 1}, "B": 3, "C": (1, 2)}
 
 
 def test_what_nobody_reads_is_in_the_table(tmp_path: Path):
