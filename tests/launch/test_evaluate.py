@@ -301,8 +301,8 @@ def spoil(trained: Path, file: Path, how: str) -> None:
         ("damaged", "damaged"),
         (
             "bomb",
-            "{file} cannot be loaded, since it is damaged or contains more than tensors and plain "
-            "data",
+            "{file} cannot be loaded, since it contains more than tensors and plain data "
+            f"({os.mkdir.__module__}.mkdir), and objects are never made from a file: save",
         ),
         ("classes", "box_head.classes.weight is (6, 256), but the model has (7, 256)"),
         ("target", "names 'os.mkdir' for model.fpn, which is not part of maskrcnn_lit"),
