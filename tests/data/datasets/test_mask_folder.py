@@ -147,7 +147,12 @@ BAD: dict[str, tuple[str, Any, str, str]] = {
     ),
     "fractions": ("b.tif", LABELS.astype(np.float32) / 3, "mask cannot be used", "fractions"),
     "empty mask": ("b/1.png", np.zeros((20, 30), np.uint8), "mask cannot be used", "no pixel"),
-    "no mask": ("c.png", LABELS.astype(np.uint8), "no mask", "neither a folder nor a label"),
+    "no mask": (
+        "c.png",
+        LABELS.astype(np.uint8),
+        "no mask",
+        "an empty folder, or a label image of zeros",
+    ),
     "no picture": ("b.png", b"text", "mask cannot be used", "unknown format"),
     "two masks": ("a.tif", LABELS.astype(np.uint8), "two masks for one image", "another one"),
     "mask and folder": ("a/1.png", LABELS.astype(np.uint8), "two masks for one image", "another"),
