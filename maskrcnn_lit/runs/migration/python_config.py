@@ -364,8 +364,8 @@ class _Reader(_Expressions):
         if not isinstance(statement, ast.ImportFrom) or statement.level == 0:
             shown = ast.unparse(statement).splitlines()[0][:60]
             raise UserError(
-                f"{self.at(statement)}, '{shown}', is no file beside this one, and installed "
-                f"packages are not read: {DUMPED}"
+                f"{self.at(statement)}, '{shown}', cannot be read: read_base() may import files "
+                f"beside this one (from .x import *), not installed packages; {DUMPED}"
             )
         folder = self.path.parent
         for _ in range(statement.level - 1):

@@ -164,10 +164,10 @@ def test_a_missing_box_is_that_of_the_mask():
 
 @pytest.mark.parametrize("missing", [None, [], {}, "", [[]], [[], []]])
 def test_without_an_outline_an_object_is_its_box(missing: Any):
-    columns, told = read_changed({"bbox": [10, 10, 20, 30], "segmentation": missing})
+    columns, changes = read_changed({"bbox": [10, 10, 20, 30], "segmentation": missing})
     assert columns.boxes[:4].tolist() == [10, 10, 20, 30]
     assert columns.part_ends[0] == 0
-    assert told == []
+    assert changes == []
 
 
 def test_one_bad_part_does_not_lose_the_object():

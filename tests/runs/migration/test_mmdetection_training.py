@@ -110,9 +110,9 @@ def test_the_image_size_of_inference_in_version_2(tmp_path: Path):
     several = FLIP_AUG.format("[(1333, 800), (1600, 1000)]", True)
     config = converted(tmp_path, several, "caffe.py")
     assert config.options["data.image_size"] == [1000, 1600]
-    found = [difference for difference, _ in differences(config).values()]
-    assert "the largest one; predict has tta=scales" in found
-    assert "no flip; predict has tta=flip" in found
+    sentences = [difference for difference, _ in differences(config).values()]
+    assert "the largest one; predict has tta=scales" in sentences
+    assert "no flip; predict has tta=flip" in sentences
 
 
 @pytest.mark.parametrize(
@@ -157,8 +157,8 @@ def test_steps_of_the_pipeline_are_in_the_table(tmp_path: Path):
         f"{path}.2.direction=[horizontal, diagonal]": ("no diagonal flip", ""),
         f"{path}.2.prob=0.5": ("one does not exclude the other", "augment.flip=0.25"),
     }
-    found = {name: row for name, row in differences(config).items() if path in name}
-    assert found == expected
+    rows = {name: row for name, row in differences(config).items() if path in name}
+    assert rows == expected
 
 
 REPEATED = (
@@ -351,8 +351,8 @@ def test_what_ours_has_not_is_in_the_table(
     changes: str, expected: dict[str, tuple[str, str]], tmp_path: Path
 ):
     config = converted(tmp_path, changes)
-    found = differences(config)
-    assert {name: found.get(name) for name in expected} == expected
+    rows = differences(config)
+    assert {name: rows.get(name) for name in expected} == expected
     _composed(config.options)
 
 

@@ -225,9 +225,11 @@ def test_merge_deletes(tmp_path: Path):
 
 
 def test_installed_packages_are_not_read(tmp_path: Path):
-    with pytest.raises(
-        UserError, match=r"line 2, 'from mmdet\.configs\.a import \*', is no.*dumped"
-    ):
+    message = (
+        r"line 2, 'from mmdet\.configs\.a import \*', cannot be read: read_base\(\) may import "
+        r"files beside this one \(from \.x import \*\), not installed packages; give the dumped"
+    )
+    with pytest.raises(UserError, match=message):
         read(tmp_path, "with read_base():\n    from mmdet.configs.a import *")
     with pytest.raises(UserError, match=r"line 1 inherits from mmdet::a\.py.*dumped"):
         read(tmp_path, "_base_ = ['mmdet::a.py']")
