@@ -29,6 +29,7 @@ from torch import Tensor
 from maskrcnn_lit.config.compose import build
 from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.data.coco.index import Category
+from maskrcnn_lit.data.coco_data import depth_of
 from maskrcnn_lit.data.dataset import image_batch
 from maskrcnn_lit.data.image_size import ImageSize, fitted_sizes, read_image_size
 from maskrcnn_lit.errors import UserError, check_whole
@@ -282,6 +283,11 @@ class Predictor:
             return torch.device("cpu")
         return self.model.mean.device
 
+    @property
+    def bits(self) -> int:
+        """The depth of samples of more than 8 bits in training; 0: by each file."""
+        return depth_of(self.config.data.get("bits", "auto"))
+
     def to(self, device: str | torch.device) -> "Predictor":
         """Move the model to "cpu", "cuda" or "cuda:1"; return this predictor.
 
@@ -379,7 +385,13 @@ class Predictor:
         """
         tiling = None if tile is None else Tiling(tile, overlap)
         given = (batch_size, score_threshold, max_pixels, tiling)
-        inputs = iterate_inputs(sources, max_pixels=max_pixels, page=page, strips=tile is not None)
+        inputs = iterate_inputs(
+            sources,
+            max_pixels=max_pixels,
+            page=page,
+            strips=tile is not None,
+            bits=self.bits,
+        )
         if stream:
             return self._stream(inputs, *given)
         images = _without_videos(inputs)
@@ -424,7 +436,13 @@ class Predictor:
         if track is not None:
             build_tracker(track)  # report mistakes at once
         tiling = None if tile is None else Tiling(tile, overlap)
-        inputs = iterate_inputs(sources, max_pixels=max_pixels, page=page, strips=tile is not None)
+        inputs = iterate_inputs(
+            sources,
+            max_pixels=max_pixels,
+            page=page,
+            strips=tile is not None,
+            bits=self.bits,
+        )
         stream = self._stream(inputs, batch_size, score_threshold, max_pixels, tiling)
         return stream if track is None else _tracked(stream, track)
 
@@ -774,6 +792,11 @@ def _load_exported(
     categories = tuple(Category(number, name) for number, name in about.classes)
     rule = about.image_size
     config = OmegaConf.create(
-        {"data": {"image_size": rule if isinstance(rule, int) else list(rule)}}
+        {
+            "data": {
+                "image_size": rule if isinstance(rule, int) else list(rule),
+                "bits": about.bits or "auto",
+            }
+        }
     )
     return Predictor(model, categories, config, thresholds, max_detections)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 from pycocotools import mask as coco_mask
 from tiny_commands import SIZE, ground_truth
@@ -693,3 +694,18 @@ def test_tiles_out_of_range(model: Predictor, picture: Path):
         model.predict(picture, tile=16)
     with pytest.raises(UserError, match=r"overlap=0\.7"):
         model.stream(picture, tile=64, overlap=0.7)
+
+
+def test_the_depth_of_samples_is_that_of_the_training(
+    model: Predictor, picture: Path, tmp_path: Path
+):
+    gray = np.asarray(Image.open(picture).convert("L")).astype(np.uint16)
+    Image.fromarray(gray << 2).save(tmp_path / "a.tif")  # up to 10 bits
+    assert model.bits == 0
+    config = OmegaConf.merge(model.config, {"data": {"bits": 12}})
+    deep = replace(model, config=config)
+    for source in (tmp_path / "a.tif", gray << 2, Image.open(tmp_path / "a.tif")):
+        (detections,) = deep.predict(source)
+        assert np.array_equal(detections.image[..., 0], gray >> 2)
+    ((_, streamed),) = enumerate(deep.stream(tmp_path / "a.tif"))
+    assert np.array_equal(streamed.image[..., 0], gray >> 2)

@@ -112,6 +112,7 @@ def _look(
         cache=data.cache,
         cache_gb=data.cache_gb,
         max_pixels=config.data.max_pixels,
+        bits=data.bits,
         ignore_void=data.ignore_void,
         classes=data.classes,
         where=data.where(part),

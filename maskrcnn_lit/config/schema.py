@@ -242,6 +242,7 @@ OPTIONS: dict[str, Rule] = {
     "data.annotations": PATH_OR_NULL,
     "data.batch_size": _whole(1, 65_536, words=("auto",)),
     "data.cache_dir": PATH_OR_NULL,
+    "data.bits": _whole(8, 32, words=("auto",)),
     "data.cache_gb": _number(0, 1e6),
     "data.classes": CLASSES,
     "data.download": FLAG,

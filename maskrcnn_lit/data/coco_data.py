@@ -81,6 +81,7 @@ class CocoData:
         cache_dir: str | Path | None = None,
         cache_gb: float = 50.0,
         max_pixels: int = MAX_PIXELS,
+        bits: int | str = "auto",
         ignore_void: bool = True,
         prepare: Callable[..., None] | None = None,
         download: bool | None = None,
@@ -118,6 +119,7 @@ class CocoData:
         self.on_bad, self.keep_empty = on_bad, keep_empty
         check_whole(1, data__max_pixels=max_pixels)
         self.max_pixels, self.ignore_void = max_pixels, ignore_void
+        self.bits = depth_of(bits)
         self.cache = Path(cache_dir).expanduser() if cache_dir else default_cache()
         self.cache_gb = cache_gb
         self.categories: tuple[Category, ...] = ()  # set by setup
@@ -256,6 +258,7 @@ class CocoData:
             cache=self.cache,
             cache_gb=self.cache_gb,
             max_pixels=self.max_pixels,
+            bits=self.bits,
             classes=self.classes,
             where=where,
             ignore_void=self.ignore_void,
@@ -318,6 +321,14 @@ def _check_numbers(seed: Any, image_ids: Any, cache_gb: Any) -> None:
         raise UserError(f"data.image_ids={image_ids} must be null or a list of image ids")
     for image_id in image_ids:
         check_whole(-(2**62), 2**62, data__image_ids=image_id)
+
+
+def depth_of(bits: Any) -> int:
+    """`data.bits` as a number; 0: auto."""
+    if bits == "auto":
+        return 0
+    check_whole(8, 32, data__bits=bits)
+    return int(bits)
 
 
 def describe_changes(part: str, index: AnnotationIndex) -> list[str]:

@@ -90,6 +90,8 @@ class CocoDataModule(CocoData, LightningDataModule):  # type: ignore[misc]  # `n
         cache_dir: folder for caches; None: the user's cache folder.
         cache_gb: limit for copies of images there.
         max_pixels: limit for the pixels of an image file.
+        bits: the depth of samples of more than 8 bits, 8 to 32, or "auto": by the largest value of
+            each file.
         annotations: in place of `train` and `val`, one json.
         images: its image folder.
         reader: in place of `train` and `val`, what reads `root`, a folder in another form; see
@@ -155,6 +157,7 @@ class CocoDataModule(CocoData, LightningDataModule):  # type: ignore[misc]  # `n
         cache_dir: str | Path | None = None,
         cache_gb: float = 50.0,
         max_pixels: int = MAX_PIXELS,
+        bits: int | str = "auto",
         ignore_void: bool = True,
         official_ap: str | None = None,
         sbd: str | Path | None = None,
@@ -187,6 +190,7 @@ class CocoDataModule(CocoData, LightningDataModule):  # type: ignore[misc]  # `n
             cache_dir=cache_dir,
             cache_gb=cache_gb,
             max_pixels=max_pixels,
+            bits=bits,
             ignore_void=ignore_void,
             prepare=prepare,
             download=download,

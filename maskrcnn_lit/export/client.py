@@ -62,9 +62,9 @@ def rle(mask, box, height, width):  # a mask, stretched over its box and cut at 
 def detect(about, run, file, image_id):
     with open(file, "rb") as data:  # not by its name: Pillow 13 turns a mapped TIFF the wrong way
         image = ImageOps.exif_transpose(Image.open(data))
-    if image.mode[0] == "I":  # of more than 8 bits: the fewest that hold the largest value
-        bits = next(b for b in (8, 10, 12, 14, 16, 24, 32) if image.getextrema()[1] < 2**b)
-        image = Image.fromarray((np.asarray(image) >> (bits - 8)).astype(np.uint8))
+    if image.mode[0] == "I":  # more than 8 bits: those of the training, or as few as hold them
+        bits = about["bits"] or next(b for b in (8, 10, 12, 14, 16, 24, 32) if np.max(image) < 2**b)
+        image = Image.fromarray((np.asarray(image) >> (bits - 8)).clip(0, 255).astype(np.uint8))
     feed, scale = resize(image, about)
     for box, score, label, valid, *mask in zip(*(values[0] for values in run(feed)), strict=True):
         if valid:

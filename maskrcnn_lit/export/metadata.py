@@ -37,6 +37,7 @@ class Metadata:
     config_sha256: of the config of the run; commit: the code that exported, or None.
     versions: package -> version.
     exclusive: whether a pixel belongs to one detection, which whoever pastes the masks sees to.
+    bits: the depth of samples of more than 8 bits; 0: by each file.
     """
 
     version: int
@@ -57,6 +58,7 @@ class Metadata:
     commit: str | None
     versions: dict[str, str]
     exclusive: bool = False
+    bits: int = 0
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -119,6 +121,7 @@ def _checked(values: dict[str, Any]) -> Metadata:
         commit=None if commit is None else _text(commit),
         versions={_text(name): _text(value) for name, value in values["versions"].items()},
         exclusive=values.get("exclusive", False) is True,
+        bits=_whole(values.get("bits", 0), 0, 32),
     )
     if any(side % 32 for side in metadata.size):
         raise ValueError(f"size is {list(metadata.size)}, which are not multiples of 32")

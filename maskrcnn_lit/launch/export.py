@@ -17,6 +17,7 @@ from maskrcnn_lit.config.stored import read_run_config
 from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.data.buckets import Shape, bucket_shapes
 from maskrcnn_lit.data.coco.categories import Category
+from maskrcnn_lit.data.coco_data import depth_of
 from maskrcnn_lit.data.datamodule import CocoDataModule
 from maskrcnn_lit.data.dataset import CocoDataset
 from maskrcnn_lit.data.image_size import ImageSize, fitted_sizes, read_image_size
@@ -324,6 +325,7 @@ def _metadata(config: DictConfig, trained: Trained, size: Shape) -> Metadata:
         config_sha256=config_digest(trained.plain),
         commit=commit.get("hash"),
         versions=versions,
+        bits=depth_of(trained.config.data.get("bits", "auto")),
     )
 
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -27,12 +28,14 @@ def predict(config: DictConfig) -> None:
     Raises: KeyboardInterrupt: what was done until then is in the folder, and the message says so.
     """
     check_output_folder(config.run_dir, overwrite=config.overwrite)
-    inputs = list_inputs(
+    list_sources = partial(
+        list_inputs,
         config.source,
         max_pixels=config.max_pixels,
         page=config.page,
         strips=config.tile is not None,
     )
+    inputs = list_sources()  # a missing file is told before the model is loaded
     model = load_model(
         config.run,
         score_threshold=config.score_threshold,
@@ -45,6 +48,8 @@ def predict(config: DictConfig) -> None:
         tta=config.tta,
         **config.model,
     )
+    if model.bits:
+        inputs = list_sources(bits=model.bits)
     stream = model.stream(
         inputs,
         track=config.track,

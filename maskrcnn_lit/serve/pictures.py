@@ -25,15 +25,16 @@ class Refused(Exception):
         self.status, self.headers = status, headers or {}
 
 
-def read_picture(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
-    """The bytes of an image file as H W 3 uint8 RGB, upright.
+def read_picture(data: bytes, max_pixels: int, bits: int = 0) -> NDArray[np.uint8]:
+    """The bytes of an image file as H W 3 uint8 RGB, upright. bits: the depth of samples of more
+    than 8 bits; 0: by the file.
 
     Raises:
         Refused: 413: more than `max_pixels`; 415: not a photo, or damaged.
     """
     formats = photo_formats()
     try:
-        return decode(data, max_pixels=max_pixels, formats=formats)[0]
+        return decode(data, max_pixels=max_pixels, formats=formats, bits=bits)[0]
     except TooLargeError as error:
         size = str(error).partition(" pixels")[0]
         raise Refused(

@@ -114,7 +114,8 @@ class Service:
         pictures: list[NDArray[np.uint8]] = []
         for task in tasks:
             try:
-                pictures.append(read_picture(task.data, self.limits.max_pixels))
+                bits = self.models[name].bits
+                pictures.append(read_picture(task.data, self.limits.max_pixels, bits))
                 answers.append(b"")
             except Refused as refused:
                 answers.append(refused)

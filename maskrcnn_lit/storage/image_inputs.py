@@ -36,6 +36,7 @@ from maskrcnn_lit.storage.images import (
     SUFFIXES,
     UnreadableImageError,
     decode,
+    more_than,
     page_count,
     to_rgb,
 )
@@ -65,12 +66,14 @@ _log = logging.getLogger(__name__)
 
 class Limits(NamedTuple):
     """max_pixels: limit for an image file. page: of a TIFF or GIF with several pages, from 1; None:
-    the first, with a warning. strips: whether a large file is read in windows, see strips.py.
+    the first, with a warning. strips: whether a large file is read in windows, see strips.py. bits:
+    the depth of samples of more than 8 bits; 0: by each file.
     """
 
     max_pixels: int = MAX_PIXELS
     page: int | None = None
     strips: bool = False
+    bits: int = 0
 
 
 class ImageInput(NamedTuple):
@@ -98,29 +101,39 @@ Input: TypeAlias = ImageInput | VideoInput
 
 
 def list_inputs(
-    sources: Any, *, max_pixels: int = MAX_PIXELS, page: int | None = None, strips: bool = False
+    sources: Any,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    page: int | None = None,
+    strips: bool = False,
+    bits: int = 0,
 ) -> list[Input]:
     """The images and videos of `sources`: one source of ACCEPTED, or a list or tuple of them.
-    max_pixels, page, strips: see `Limits`.
+    max_pixels, page, strips, bits: see `Limits`.
 
     Raises: UserError: a file that does not exist, a folder without images, an object that is not an
         image, a video without PyAV. Contents are checked when they are read.
     """
     check_whole(1, max_pixels=max_pixels, page=page or 1)
-    limits = Limits(max_pixels, page, strips)
+    limits = Limits(max_pixels, page, strips, bits)
     if _is_collection(sources):
         return list(_inputs_of_all(sources, limits))
     return list(_inputs_of(sources, limits))
 
 
 def iterate_inputs(
-    sources: Any, *, max_pixels: int = MAX_PIXELS, page: int | None = None, strips: bool = False
+    sources: Any,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    page: int | None = None,
+    strips: bool = False,
+    bits: int = 0,
 ) -> Iterator[Input]:
     """As `list_inputs`, but an iterator or generator of sources is consumed lazily."""
     if _is_collection(sources) and isinstance(sources, Iterator):
         check_whole(1, max_pixels=max_pixels, page=page or 1)
-        return _inputs_of_all(sources, Limits(max_pixels, page, strips))
-    return iter(list_inputs(sources, max_pixels=max_pixels, page=page, strips=strips))
+        return _inputs_of_all(sources, Limits(max_pixels, page, strips, bits))
+    return iter(list_inputs(sources, max_pixels=max_pixels, page=page, strips=strips, bits=bits))
 
 
 def _inputs_of_all(sources: Iterable[Any], limits: Limits) -> Iterator[Input]:
@@ -147,7 +160,7 @@ def _inputs_of(source: Any, limits: Limits, suffix: str = "") -> Sequence[Input]
     if isinstance(source, Image.Image):
         file = getattr(source, "filename", None)
         name = Path(file).name if file and isinstance(file, (str, Path)) else f"image{suffix}"
-        return [ImageInput(name, partial(_from_pil, source, name))]
+        return [ImageInput(name, partial(_from_pil, source, name, limits.bits))]
     if hasattr(source, "read"):
         file = getattr(source, "name", None)
         name = Path(file).name if file and isinstance(file, str) else f"file{suffix}"
@@ -162,7 +175,8 @@ def _inputs_of(source: Any, limits: Limits, suffix: str = "") -> Sequence[Input]
         named = [(f"{kind}{suffix}[{i}]", image) for i, image in enumerate(array)]
     else:
         named = [(f"{kind}{suffix}", array)]
-    return [ImageInput(name, partial(array_to_rgb, image, name)) for name, image in named]
+    bits = limits.bits
+    return [ImageInput(name, partial(array_to_rgb, image, name, bits)) for name, image in named]
 
 
 def _of_text(source: str, limits: Limits, skip: bool = False) -> Sequence[Input]:
@@ -295,7 +309,7 @@ def _name_of_url(url: str) -> str:
 def _read_file(path: Path, limits: Limits, skip: bool) -> NDArray[np.uint8] | Strips | None:
     if limits.strips:
         try:
-            strips = open_strips(path, limits.page, limits.max_pixels)
+            strips = open_strips(path, limits.page, limits.max_pixels, limits.bits)
         except (OSError, UnreadableImageError) as error:
             report_damage(path, error, skip)
             return None
@@ -352,7 +366,8 @@ def _from_file(file: Any, name: str, limits: Limits) -> NDArray[np.uint8]:
 
 
 def _pixels(data: bytes, name: str, limits: Limits) -> NDArray[np.uint8]:
-    pixels = decode(data, max_pixels=limits.max_pixels, page=limits.page or 1)[0]
+    page = limits.page or 1
+    pixels = decode(data, max_pixels=limits.max_pixels, page=page, bits=limits.bits)[0]
     _warn_of_pages(name, page_count(data), limits)
     return pixels
 
@@ -372,10 +387,10 @@ def _decode(data: bytes, name: str, limits: Limits) -> NDArray[np.uint8]:
         ) from error
 
 
-def _from_pil(image: Image.Image, name: str) -> NDArray[np.uint8]:
+def _from_pil(image: Image.Image, name: str, bits: int) -> NDArray[np.uint8]:
     try:
         image.load()  # this also rotates a TIFF upright
-        return to_rgb(ImageOps.exif_transpose(image))
+        return to_rgb(ImageOps.exif_transpose(image), bits)
     except (OSError, SyntaxError, ValueError, UnreadableImageError) as error:
         raise UserError(f"{name} cannot be read ({error}): give another image") from error
 
@@ -392,17 +407,17 @@ def _as_array(source: Any) -> NDArray[Any] | None:
     return None
 
 
-def array_to_rgb(array: NDArray[Any], name: str = "array") -> NDArray[np.uint8]:
+def array_to_rgb(array: NDArray[Any], name: str = "array", bits: int = 0) -> NDArray[np.uint8]:
     """An array as an H W 3 uint8 RGB image.
 
     Args: array: H W, H W 1, H W 3, H W 4, or channels first, 1 H W, 3 H W, 4 H W; RGB, alpha is
     dropped. uint8 0..255, uint16 0..65535, floats 0..1, bool, or other integers
-        0..255. name: for messages.
+        0..255. name: for messages. bits: the depth of uint16; 0: 16.
 
     Raises: UserError: another shape; a shape that could be both H W C and C H W; a type or range of
     values for which white is ambiguous; NaN.
     """
-    pixels = _to_8_bits(_channels_last(array, name), name)
+    pixels = _to_8_bits(_channels_last(array, name), name, bits)
     if pixels.shape[2] == 1:
         pixels = np.repeat(pixels, 3, axis=2)
     return np.array(pixels[..., :3])  # a copy: the caller may reuse the array
@@ -430,7 +445,7 @@ def _channels_last(array: NDArray[Any], name: str) -> NDArray[Any]:
     return array if last else array.transpose(1, 2, 0)
 
 
-def _to_8_bits(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
+def _to_8_bits(array: NDArray[Any], name: str, bits: int) -> NDArray[np.uint8]:
     if array.dtype == np.uint8:
         return array
     if array.dtype == np.bool_:
@@ -441,7 +456,7 @@ def _to_8_bits(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
         raise UserError(f"{name} of type {array.dtype} is not an image: give uint8, or floats 0..1")
     low, high = int(array.min()), int(array.max())
     if array.dtype.kind == "u" and array.dtype.itemsize == 2:
-        return _from_16_bits(array, high, name)
+        return _from_16_bits(array, high, name, bits)
     if low < 0 or high > 255 or high == 1:
         raise UserError(
             f"{name} has {array.dtype} values from {low} to {high}, so the value of white is "
@@ -462,7 +477,11 @@ def _from_floats(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
     return np.rint(array.astype(np.float32).clip(0, 1) * 255).astype(np.uint8)
 
 
-def _from_16_bits(array: NDArray[Any], high: int, name: str) -> NDArray[np.uint8]:
+def _from_16_bits(array: NDArray[Any], high: int, name: str, bits: int) -> NDArray[np.uint8]:
+    if bits and high >= 2**bits:
+        raise UserError(f"{name} cannot be read: {more_than(high, bits)}")
+    if bits:
+        return (array >> (bits - 8)).astype(np.uint8)
     if 0 < high < 4096:
         raise UserError(
             f"{name} has uint16 values up to {high}, which may have 8, 10, 12 or 16 bits: scale "

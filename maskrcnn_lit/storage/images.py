@@ -8,10 +8,11 @@ Its conversions, by Pillow mode and sample depth:
     8 bits or fewer (1, L, LA, P, PA, RGB, RGBA, RGBX, CMYK, YCbCr, HSV)   converted to RGB; alpha
         is dropped, not blended
     more bits, unsigned (I;16, I, and RGB, RGBA, LA of 16 bits)   the values of cameras with 10, 12
-        or 14 bits lie unscaled in files of 16: the smallest of DEPTHS that holds the largest value
-        of the file, or the depth that a TIFF states, if it is no whole number of bytes, is taken as
-        the depth, and its 8 highest bits are the pixel
-    floats (F)   scaled likewise, from 0..1, or from 0 to the largest value of a depth up to 16 bits
+        or 14 bits lie unscaled in files of 16: the depth that a TIFF states, if it is no whole
+        number of bytes, else `bits`, else the smallest of DEPTHS that holds the largest value of
+        the file, is taken as the depth, and its 8 highest bits are the pixel
+    floats (F)   scaled likewise, from 0..1, or from 0 to the largest value of `bits` or, without
+        it, of a depth up to 16 bits
     values below 0, floats over 65535 or NaN, LAB   refused: nobody knows their range
     EXIF or TIFF orientation   applied, unless only the pixels as stored have the json's size
     several pages (TIFF, GIF)   one is read, the first unless `page` says another
@@ -133,6 +134,7 @@ def decode(
     max_pixels: int = MAX_PIXELS,
     page: int = 1,
     formats: tuple[str, ...] | None = None,
+    bits: int = 0,
 ) -> tuple[NDArray[np.uint8], int]:
     """Pixels H W 3 (RGB, 8 bits) of an image file's bytes, upright, and the factor of the
     downscaling. See the table above.
@@ -143,12 +145,14 @@ def decode(
         pixels may extend beyond the right and bottom edge of the original. The final result differs
         from that of a full decode by 0.5 of 255 on average. max_pixels: limit for the image. page:
         of a file with several pages, from 1. formats: Pillow's names of the formats that are read;
-        None: all that Pillow knows.
+        None: all that Pillow knows. bits: the depth of samples of more than 8 bits; 0: by the
+        file.
 
     Raises:
-        UnreadableImageError: truncated, not an image, another size, too large, no such page.
+        UnreadableImageError: truncated, not an image, another size, too large, no such page,
+            samples of more than `bits`.
     """
-    decoded = decode_deep(data, size, at_least, max_pixels, page, formats)
+    decoded = decode_deep(data, size, at_least, max_pixels, page, formats, bits)
     return decoded.pixels, decoded.factor
 
 
@@ -159,6 +163,7 @@ def decode_deep(
     max_pixels: int = MAX_PIXELS,
     page: int = 1,
     formats: tuple[str, ...] | None = None,
+    bits: int = 0,
 ) -> Decoded:
     """As `decode`, with the depth of the samples."""
 
@@ -174,10 +179,10 @@ def decode_deep(
                     f"it is {image.width} x {image.height}, unlike the size in the json"
                 )
             factor = _reduce(image, at_least) if at_least and turn == 1 else 1
-            pixels, bits = _rgb(image, raw, opened)
+            pixels, depth = _rgb(image, raw, opened, bits)
             if turn != 1:
                 pixels = np.ascontiguousarray(UPRIGHT[turn](pixels))
-            return Decoded(pixels, factor, bits)
+            return Decoded(pixels, factor, depth)
     except MemoryError:
         raise UnreadableImageError("it does not fit into memory") from None
     except _FAILURES as error:
@@ -187,11 +192,11 @@ def decode_deep(
         ) from error
 
 
-def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+def to_rgb(image: Image.Image, bits: int = 0) -> NDArray[np.uint8]:
     """The pixels of a decoded image as H W 3 uint8 RGB, by the table above. (If Pillow has kept one
     byte of 16-bit samples, that byte.)
     """
-    return _rgb(image, "", lambda: image)[0]
+    return _rgb(image, "", lambda: image, bits)[0]
 
 
 def read_pixels(
@@ -200,6 +205,7 @@ def read_pixels(
     size: tuple[int, int],
     at_least: tuple[float, float] | None = None,
     max_pixels: int = MAX_PIXELS,
+    bits: int = 0,
 ) -> tuple[NDArray[np.uint8], int]:
     """The pixels of a file of `source`, see `decode`. A remote file that does not match the json is
     downloaded again and not cached: a proxy may have replied.
@@ -209,15 +215,15 @@ def read_pixels(
         UnreadableImageError: see `decode`.
     """
     if not isinstance(source, Remote):
-        return decode(source.read(name), size, at_least, max_pixels)
+        return decode(source.read(name), size, at_least, max_pixels, bits=bits)
     try:
-        return decode(source.read(name), size, at_least, max_pixels)
+        return decode(source.read(name), size, at_least, max_pixels, bits=bits)
     except TooLargeError:
         raise
     except UnreadableImageError:
         source.forget(name)
     try:
-        return decode(source.read(name), size, at_least, max_pixels)
+        return decode(source.read(name), size, at_least, max_pixels, bits=bits)
     except UnreadableImageError:
         source.forget(name)
         raise
@@ -325,21 +331,21 @@ def _reduce(image: Image.Image, at_least: tuple[float, float]) -> int:
 
 
 def _rgb(
-    image: Image.Image, raw: str, again: Callable[[], Image.Image]
+    image: Image.Image, raw: str, again: Callable[[], Image.Image], bits: int
 ) -> tuple[NDArray[np.uint8], int]:
     """H W 3, and the depth. `again` opens the same image once more."""
     if image.mode[0] in "IF":
-        pixels, bits = _to_8_bits(_samples(image), _stated(image))
-        return np.repeat(pixels[..., None], 3, axis=2), bits
+        pixels, depth = _to_8_bits(_samples(image), _stated(image) or bits)
+        return np.repeat(pixels[..., None], 3, axis=2), depth
     if _WIDE.fullmatch(raw):
         with again() as other:
             low = np.asarray(_with_raw_mode(other, raw[:-1] + _LOW[raw[-1]]))
-        return _to_8_bits(_joined(np.asarray(image), low)[..., :3], 0)
+        return _to_8_bits(_joined(np.asarray(image), low)[..., :3], bits)
     if raw == "LA;16B":  # read as four bytes, which are not colors
         with again() as other:
             both = np.asarray(_with_raw_mode(other, "RGBA"))
-        pixels, bits = _to_8_bits(_joined(both[..., :1], both[..., 1:2]), 0)
-        return np.repeat(pixels, 3, axis=2), bits
+        pixels, depth = _to_8_bits(_joined(both[..., :1], both[..., 1:2]), bits)
+        return np.repeat(pixels, 3, axis=2), depth
     return np.array(image if image.mode == "RGB" else image.convert("RGB")), 8
 
 
@@ -391,16 +397,23 @@ def _to_8_bits(samples: Pixels, bits: int) -> tuple[NDArray[np.uint8], int]:
     low, high = samples.min(), samples.max()
     if not (np.isfinite(high) and low >= 0):
         raise UnreadableImageError(f"its pixels go from {low} to {high}, an unknown range")
+    if bits and high > 2**bits - 1:
+        raise UnreadableImageError(more_than(float(high), bits))
     if samples.dtype.kind == "f":
-        return _from_floats(samples, float(high))
+        return _from_floats(samples, float(high), bits)
     bits = bits or next(depth for depth in DEPTHS if int(high) < 2**depth)
     return (samples >> (bits - 8)).astype(np.uint8), bits
 
 
-def _from_floats(samples: Pixels, high: float) -> tuple[NDArray[np.uint8], int]:
+def more_than(high: float, bits: int) -> str:
+    """What is wrong with an image of this largest value, for messages."""
+    return f"its largest value is {high:g}, over the {2**bits - 1} of data.bits={bits}"
+
+
+def _from_floats(samples: Pixels, high: float, bits: int) -> tuple[NDArray[np.uint8], int]:
     if high <= 1:
         return np.rint(samples * 255).astype(np.uint8), 8
-    bits = next((depth for depth in DEPTHS if high <= 2**depth - 1), 32)
+    bits = bits or next((depth for depth in DEPTHS if high <= 2**depth - 1), 32)
     if bits > 16:
         raise UnreadableImageError(f"its pixels are floats up to {high:g}, an unknown range")
     return np.rint(samples * (255 / (2**bits - 1))).astype(np.uint8), bits

@@ -22,6 +22,7 @@ from maskrcnn_lit.storage.images import (
     TooLargeError,
     UnreadableImageError,
     image_header,
+    more_than,
 )
 from maskrcnn_lit.storage.packages import import_package
 
@@ -43,6 +44,7 @@ class Strips:
     Args:
         path: of a JPEG, PNG or TIFF.
         page: of a TIFF with several pages, from 1; None: the first.
+        bits: the depth of samples of 16 bits; 0: by the largest one.
 
     Attributes:
         size: height, width, upright.
@@ -55,9 +57,9 @@ class Strips:
         UserError: the package pyvips is not installed.
     """
 
-    def __init__(self, path: Path, page: int | None = None) -> None:
+    def __init__(self, path: Path, page: int | None = None, bits: int = 0) -> None:
         self._vips = import_package("pyvips", "tiles", f"reading {path}, a large image, in tiles")
-        self.path, self._page = path, page or 1
+        self.path, self._page, self._bits = path, page or 1, bits
         image = self._open()
         loader = str(image.get("vips-loader"))
         if not loader.startswith(_LOADERS):
@@ -114,7 +116,9 @@ class Strips:
         shift = 0
         if image.format == "ushort":
             highest = self._checked(lambda: int(image.max()))
-            shift = next(depth for depth in DEPTHS if highest < 2**depth) - 8
+            if self._bits and highest >= 2**self._bits:
+                raise UnreadableImageError(more_than(highest, self._bits))
+            shift = (self._bits or next(depth for depth in DEPTHS if highest < 2**depth)) - 8
             image = self._open()
         elif image.format != "uchar":
             raise UnreadableImageError(
@@ -216,7 +220,7 @@ class _Rows:
             self._rows[begin + skipped - self._first : end - self._first] = part[skipped:]
 
 
-def open_strips(path: Path, page: int | None, max_pixels: int) -> Strips | None:
+def open_strips(path: Path, page: int | None, max_pixels: int, bits: int = 0) -> Strips | None:
     """A file to be read in windows; None for one that is decoded whole: it has up to WHOLE pixels,
     or another format and up to `max_pixels`, or it is no image.
 
@@ -228,12 +232,12 @@ def open_strips(path: Path, page: int | None, max_pixels: int) -> Strips | None:
         kind, (width, height) = image_header(path, max_pixels, page or 1)
     except TooLargeError as error:
         try:
-            return Strips(path, page)
+            return Strips(path, page, bits)
         except UnreadableImageError as other:
             raise UnreadableImageError(f"{error}; {other}") from None
     except (OSError, UnreadableImageError):
         return None
-    return Strips(path, page) if kind in _FORMATS and width * height > WHOLE else None
+    return Strips(path, page, bits) if kind in _FORMATS and width * height > WHOLE else None
 
 
 def _orientation(image: Any) -> int:

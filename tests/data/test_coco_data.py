@@ -42,7 +42,7 @@ def test_validation_alone(shapes: Path):
     assert len(data.val_index) == 3
 
 
-@pytest.mark.parametrize("name", ["train_images", "val_images", "max_pixels"])
+@pytest.mark.parametrize("name", ["train_images", "val_images", "max_pixels", "bits"])
 def test_a_count_of_the_wrong_kind_is_named(shapes: Path, name: str):
     with pytest.raises(UserError, match=f"data.{name}=many must be a whole number"):
         CocoData(**options(shapes) | {name: "many"})

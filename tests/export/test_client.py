@@ -117,7 +117,7 @@ def test_turned_pictures_and_those_of_more_than_8_bits_are_read_as_the_package_r
         return [np.stack([value]) for value in (box, np.ones(1), np.ones(1, int), np.ones(1, bool))]
 
     about = {"image_size": [HEIGHT, WIDTH], "size": [HEIGHT, WIDTH], "batch_size": 1}
-    about |= {"classes": [[7, "cell"]]}
+    about |= {"classes": [[7, "cell"]], "bits": 0}
     files = _pictures(tmp_path)
     results = [list(client.detect(about, run, str(file), 1)) for file in files.values()]
     package = [decode(file.read_bytes())[0] for file in files.values()]
@@ -126,3 +126,5 @@ def test_turned_pictures_and_those_of_more_than_8_bits_are_read_as_the_package_r
     assert fed[0].std() > 10
     result = {"image_id": 1, "category_id": 7, "bbox": [2, 4, 4, 4], "score": 1.0}
     assert results == [[result]] * 4
+    list(client.detect(about | {"bits": 14}, run, str(files["12.tif"]), 1))
+    assert np.abs(fed[-1].astype(int) - fed[0] / 4).max() <= 1  # resized before or after the cut

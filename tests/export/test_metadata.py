@@ -15,8 +15,10 @@ def test_what_was_written_is_read():
     assert read(other.to_json().encode(), "a.onnx") == other
     exclusive = replace(METADATA, exclusive=True)
     assert read(exclusive.to_json(), "a.onnx") == exclusive
+    deep = replace(METADATA, bits=12)
+    assert read(deep.to_json(), "a.onnx") == deep
     values = asdict(METADATA)
-    del values["exclusive"]  # a file of before
+    del values["exclusive"], values["bits"]  # a file of before
     assert read(json.dumps(values), "a.onnx") == METADATA
 
 
@@ -50,6 +52,7 @@ def test_a_file_without_metadata_or_of_another_version_is_one_sentence():
         ("slots", 1.5),
         ("score_threshold", -1),
         ("nms_iou", "0.5"),
+        ("bits", 33),
         ("thresholds", [0.5]),
         ("config_sha256", 3),
         ("commit", {"_target_": "os.system"}),

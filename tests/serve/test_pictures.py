@@ -23,6 +23,13 @@ def test_a_photo_is_turned_upright():
     assert read_picture(buffer.getvalue(), 600).shape == (30, 20, 3)
 
 
+def test_the_depth_of_16_bits_is_that_of_the_model():
+    samples = np.arange(600, dtype=np.uint16).reshape(20, 30)
+    buffer = io.BytesIO()
+    Image.fromarray(samples).save(buffer, "PNG")
+    assert np.array_equal(read_picture(buffer.getvalue(), 600, 12)[..., 0], samples >> 4)
+
+
 @pytest.mark.parametrize(
     ("data", "max_pixels", "status", "words"),
     [

@@ -415,6 +415,18 @@ def test_an_array_of_any_usual_kind(array: np.ndarray, expected: np.ndarray) -> 
     assert not np.shares_memory(pixels, array)
 
 
+def test_the_depth_of_16_bits_may_be_given(tmp_path: Path) -> None:
+    samples = GREY.astype(np.uint16) << 2
+    expected = np.repeat((samples >> 4).astype(np.uint8)[..., None], 3, 2)
+    Image.fromarray(samples).save(tmp_path / "a.tif")
+    for source in (samples, Image.fromarray(samples), tmp_path / "a.tif", [samples]):
+        ((image,),) = [list_inputs(source, bits=12)]
+        np.testing.assert_array_equal(image.read(), expected)
+    ((image,),) = [list_inputs(samples, bits=9)]
+    with pytest.raises(UserError, match=r"cannot be read: .* over the 511 of data\.bits=9"):
+        image.read()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 def test_a_tensor(dtype: torch.dtype) -> None:
     tensor = torch.from_numpy(FLOATS.transpose(2, 0, 1)).to(dtype).requires_grad_()

@@ -277,6 +277,30 @@ def test_a_camera_of_fewer_bits_in_a_16_bit_file(bits: int, order: str):
     assert np.array_equal(decode(with_alpha)[0], eight(samples, bits))
 
 
+@pytest.mark.parametrize("bits", [8, 10, 12])
+def test_a_given_depth_counts_for_every_file(bits: int):
+    samples = gray(bits)
+    rgb = np.stack([samples, samples[::-1], samples // 2], 2)
+    with_alpha = np.dstack([samples, np.full_like(samples, 7)])
+    for data in (tiff(samples), png(samples), png(with_alpha)):
+        decoded = decode_deep(data, bits=12)
+        assert decoded.bits == 12
+        assert np.array_equal(decoded.pixels, eight(samples, 12))
+    assert np.array_equal(decode_deep(png(rgb), bits=12).pixels, eight(rgb, 12))
+    assert np.array_equal(decode(tiff(samples, bits=14), bits=12)[0], eight(samples, 14))  # stated
+    floats = tiff(samples.astype(np.float32))
+    expected = np.rint(samples * (255 / 4095)).astype(np.uint8)
+    assert np.array_equal(decode(floats, bits=12)[0][..., 0], expected)
+    eight_bits = png(gray(8).astype(np.uint8))
+    assert np.array_equal(decode(eight_bits, bits=12)[0], decode(eight_bits)[0])
+
+
+def test_samples_over_the_given_depth_are_refused():
+    for data in (tiff(gray(14)), png(gray(14)), tiff(gray(14).astype(np.float32))):
+        with pytest.raises(UnreadableImageError, match=r"is 16383, over the 4095 of data\.bits=12"):
+            decode(data, bits=12)
+
+
 @pytest.mark.filterwarnings("ignore")  # it is deprecated
 def test_16_bits_are_those_of_another_reader():
     """torchvision's libpng."""

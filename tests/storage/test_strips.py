@@ -78,6 +78,16 @@ def test_16_bits_are_scaled_by_the_depth_of_the_camera(tmp_path: Path, name: str
     check(tmp_path / name)
 
 
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_a_given_depth_counts_for_every_file(tmp_path: Path, name: str):
+    samples = pixels()[..., 0].astype(np.uint16) << 2  # 10 bits
+    Image.fromarray(samples).save(tmp_path / name)
+    ((_, part),) = Strips(tmp_path / name, bits=12).windows([(0, 0, *samples.shape)])
+    assert np.array_equal(part[..., 0], samples >> 4)
+    with pytest.raises(UnreadableImageError, match=r"over the 511 of data\.bits=9"):
+        next(Strips(tmp_path / name, bits=9).windows([(0, 0, 9, 9)]))
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_windows_of_a_turned_photo_are_upright(tmp_path: Path, orientation: int):
     exif = Image.Exif()

@@ -6,6 +6,7 @@ of an image by box. Ids do not affect the order, so renumbering a json does not 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -53,6 +54,7 @@ class AnnotationIndex:
     faults: tuple[Fault, ...] = ()  # entries that are left out
     changes: tuple[Fault, ...] = ()  # corrected entries
     max_pixels: int = MAX_PIXELS  # limit for an image file
+    bits: int = 0  # depth of samples of more than 8 bits; 0: by each file
     ignore_void: bool = True  # whether void regions have no mask loss and no metric
 
     def __len__(self) -> int:
@@ -113,7 +115,14 @@ class AnnotationIndex:
         """The pixels of image i, H W 3, and the factor by which they are downscaled, see
         `storage.images.decode`. Raises OSError, UnreadableImageError.
         """
-        return read_pixels(self.source, self.file_name(i), self.size(i), at_least, self.max_pixels)
+        name, size = self.file_name(i), self.size(i)
+        return read_pixels(self.source, name, size, at_least, self.max_pixels, self.bits)
+
+    @property
+    def pixels_key(self) -> str:
+        """A digest of the json, of where the files are, and of how their samples are read."""
+        facts = f"{self.source.where} {self.bits}" if self.bits else self.source.where
+        return f"{self.packed.key}-{hashlib.sha256(facts.encode()).hexdigest()[:16]}"
 
     def annotations(self, i: int) -> dict[str, NDArray[Any]]:
         """The R annotations of image i: boxes (R 4 float64, x1 y1 x2 y2 clipped to the image),
@@ -331,6 +340,7 @@ def read_index(
     cache: Path | None = None,
     cache_gb: float = 50.0,
     max_pixels: int = MAX_PIXELS,
+    bits: int = 0,
     classes: ClassChoice | None = None,
     where: str | None = None,
     ignore_void: bool = True,
@@ -347,6 +357,7 @@ def read_index(
     the next one. Files are checked in that order until there are enough, so a small subset of a
     large set is cheap. cache: folder for the packed json and the records of checked files; None:
     the user's cache. cache_gb: limit for cached remote files. max_pixels: limit for an image file.
+    bits: the depth of samples of more than 8 bits; 0: by each file.
     classes: the classes to use, and their names; None: all, unchanged. where: what the user gave,
     for messages; None: `annotations`. ignore_void: whether void regions have no mask loss and no
     metric.
@@ -389,6 +400,7 @@ def read_index(
         faults=tuple(faults),
         changes=changes,
         max_pixels=max_pixels,
+        bits=bits,
         ignore_void=ignore_void,
     )
 

@@ -117,23 +117,24 @@ def _look_at(index: AnnotationIndex, i: int) -> tuple[bytes | None, Fault | None
     """The hash of the file of image i, its fault, and remarks on its pixels."""
     try:
         data = index.read(i)
-        decoded = decode_deep(data, index.size(i), max_pixels=index.max_pixels)
+        decoded = decode_deep(data, index.size(i), max_pixels=index.max_pixels, bits=index.bits)
     except (OSError, UnreadableImageError) as error:
         if isinstance(index.source, Remote):  # it may be a proxy's error page
             index.source.forget(index.file_name(i))
         return None, Fault("pixels cannot be decoded", index.file_names[i], None, str(error)), []
-    return hashlib.sha256(data).digest(), None, list(pixel_remarks(data, decoded))
+    return hashlib.sha256(data).digest(), None, list(pixel_remarks(data, decoded, index.bits))
 
 
-def pixel_remarks(data: bytes, decoded: Decoded) -> Iterator[str]:
-    """Remarks on the pixels of an image file; each continues "images that"."""
+def pixel_remarks(data: bytes, decoded: Decoded, bits: int = 0) -> Iterator[str]:
+    """Remarks on the pixels of an image file; each continues "images that". bits: data.bits."""
     pixels = decoded.pixels
     if not pixels.any():
         yield "come out black"
     elif (pixels == pixels[:1, :1]).all():
         yield "have a single color"
     if decoded.bits > 8:
-        yield f"have more than 8 bits, read as {decoded.bits} (by the largest value of each file)"
+        each = "" if bits else " (by the largest value of each file; data.bits=16 fixes it for all)"
+        yield f"have more than 8 bits, read as {decoded.bits}{each}"
     if page_count(data) > 1:
         yield "have several pages; only the first is used"
 

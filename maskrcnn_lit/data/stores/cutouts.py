@@ -4,7 +4,6 @@ decoded once for all epochs and runs.
 An object that is larger than paste.LARGEST_SHARE of its image is not pasted, and has no cutout.
 """
 
-import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -54,8 +53,7 @@ class Cutouts:
         self._stored: MemmapStore | None = None
         if cache is not None:
             name = "x".join(map(str, np.atleast_1d(image_size).tolist()))
-            source = hashlib.sha256(index.source.where.encode()).hexdigest()[:16]
-            file = cache / "cutouts" / f"{index.packed.key}-{source}-{name}.raw"
+            file = cache / "cutouts" / f"{index.pixels_key}-{name}.raw"
             self._stored = MemmapStore(file, np.stack([ends - lengths, ends], 1))
         self.bytes = lengths
 

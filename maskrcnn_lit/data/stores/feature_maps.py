@@ -6,7 +6,6 @@ bfloat16 (relative rounding of at most 2^-8), or in 8 bits (each channel of a ma
 rounding of at most 1/510 of the channel's range).
 """
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -111,8 +110,7 @@ class FeatureMaps:
         sizes = np.array([piece_bytes(self.levels[shape], dtype) for shape in self.shapes])
         self.bytes = sizes[self._of_row]  # of a view of each image of the json
         ends = np.cumsum(np.repeat(self.bytes, 2))  # as it is, mirrored
-        source = hashlib.sha256(index.source.where.encode()).hexdigest()[:16]
-        self.file = folder / f"{index.packed.key}-{source}-{key}.raw"
+        self.file = folder / f"{index.pixels_key}-{key}.raw"
         self._stored = MemmapStore(self.file, np.stack([np.r_[0, ends[:-1]], ends], 1))
 
     def get(self, i: int, mirrored: bool) -> tuple[dict[str, Tensor], bool] | None:

@@ -3,7 +3,6 @@
 They have the largest size that training uses, so training only shrinks or mirrors them.
 """
 
-import hashlib
 import shutil
 from pathlib import Path
 
@@ -30,8 +29,7 @@ class ResizedImages:
         )  # of the full json
         ends = np.cumsum(3 * self.sizes.prod(1))
         name = "x".join(map(str, image_size)) if isinstance(image_size, tuple) else str(image_size)
-        source = hashlib.sha256(index.source.where.encode()).hexdigest()[:16]
-        file = cache / "images" / f"{index.packed.key}-{source}-{name}.raw"
+        file = cache / "images" / f"{index.pixels_key}-{name}.raw"
         self._stored = MemmapStore(file, np.stack([np.r_[0, ends[:-1]], ends], 1))
 
     def get(self, i: int) -> NDArray[np.uint8] | None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from coco_file import coco_dict, small_index, write_coco
+from PIL import Image
 from pycocotools import mask as coco_mask
 
 from maskrcnn_lit.data.coco.categories import Category
@@ -330,3 +331,19 @@ def test_an_ignored_region_is_a_crowd_region_of_the_ground_truth(tmp_path: Path)
     index = read_index(*write_coco(tmp_path, content), "error")
     assert index.annotations(1)["crowd"].tolist() == [True]
     assert index.coco_ground_truth()["annotations"][0]["iscrowd"] == 1
+
+
+def test_the_depth_of_samples_may_be_given(tmp_path: Path):
+    content = coco_dict(2)
+    annotations, images = write_coco(tmp_path, content)
+    samples = [np.arange(70 * 95, dtype=np.uint16).reshape(70, 95) % top for top in (1000, 4000)]
+    for image, values in zip(content["images"], samples, strict=True):
+        image["file_name"] = image["file_name"].replace("jpg", "png")
+        Image.fromarray(values).save(images / image["file_name"])
+    annotations.write_text(json.dumps(content))
+    by_file = read_index(annotations, images, "error")
+    assert np.array_equal(by_file.decode(0)[0][..., 0], samples[0] >> 2)
+    index = read_index(annotations, images, "error", bits=12)
+    for i, values in enumerate(samples):
+        assert np.array_equal(index.decode(i)[0][..., 0], values >> 4)
+    assert index.pixels_key != by_file.pixels_key

@@ -309,12 +309,16 @@ def test_odd_pixels_are_noted(tmp_path: Path):
         f"val: {CROWDS.format('2 of 15')}",
         "val: images that come out black: 1 (0.tif)",
         "val: images that have a single color: 1 (1.tif)",
-        "val: images that have more than 8 bits, read as 10 (by the largest value of each file): 1 "
-        "(3.tif)",
-        "val: images that have more than 8 bits, read as 12 (by the largest value of each file): 1 "
-        "(2.tif)",
+        "val: images that have more than 8 bits, read as 10 (by the largest value of each file; "
+        "data.bits=16 fixes it for all): 1 (3.tif)",
+        "val: images that have more than 8 bits, read as 12 (by the largest value of each file; "
+        "data.bits=16 fixes it for all): 1 (2.tif)",
         "val: images that have several pages; only the first is used: 1 (4.tif)",
     ]
+    index = read_index(tmp_path / "a.json", tmp_path / "images", "error", bits=12)
+    assert "val: images that have more than 8 bits, read as 12: 2 (2.tif, 3.tif)" in notes(
+        {"val": find_faults(index)}
+    )
 
 
 def test_an_image_that_is_too_large_is_a_fault_with_the_option(tmp_path: Path):

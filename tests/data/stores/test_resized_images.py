@@ -1,4 +1,5 @@
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +29,7 @@ def test_images_are_kept_at_their_fitted_size_until_the_file_changes(tmp_path: P
     assert np.array_equal(again.get(0), pictures[4])
     assert np.array_equal(again.get(1), pictures[1])
     assert ResizedImages(index, (64, 100), tmp_path / "cache").get(1) is None
+    assert ResizedImages(replace(index, bits=12), 64, tmp_path / "cache").get(1) is None
     os.utime(index.where(4), (1, 1))
     assert again.get(0) is None
     assert np.array_equal(again.get(1), pictures[1])
