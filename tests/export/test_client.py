@@ -127,4 +127,4 @@ def test_turned_pictures_and_those_of_more_than_8_bits_are_read_as_the_package_r
     result = {"image_id": 1, "category_id": 7, "bbox": [2, 4, 4, 4], "score": 1.0}
     assert results == [[result]] * 4
     list(client.detect(about | {"bits": 14}, run, str(files["12.tif"]), 1))
-    assert np.abs(fed[-1].astype(int) - fed[0] / 4).max() <= 1  # resized before or after the cut
+    assert np.abs(fed[-1].astype(int) - fed[0] / 4).max() < 2  # cut off before the resize

@@ -287,16 +287,17 @@ def test_a_given_depth_counts_for_every_file(bits: int):
         assert decoded.bits == 12
         assert np.array_equal(decoded.pixels, eight(samples, 12))
     assert np.array_equal(decode_deep(png(rgb), bits=12).pixels, eight(rgb, 12))
-    assert np.array_equal(decode(tiff(samples, bits=14), bits=12)[0], eight(samples, 14))  # stated
-    floats = tiff(samples.astype(np.float32))
+    assert np.array_equal(decode(tiff(samples, bits=12), bits=16)[0], eight(samples, 12))  # stated
+    floats = encoded(Image.fromarray(samples.astype(np.float32)), "TIFF")
     expected = np.rint(samples * (255 / 4095)).astype(np.uint8)
     assert np.array_equal(decode(floats, bits=12)[0][..., 0], expected)
-    eight_bits = png(gray(8).astype(np.uint8))
+    eight_bits = encoded(Image.fromarray(gray(8).astype(np.uint8)))
     assert np.array_equal(decode(eight_bits, bits=12)[0], decode(eight_bits)[0])
 
 
 def test_samples_over_the_given_depth_are_refused():
-    for data in (tiff(gray(14)), png(gray(14)), tiff(gray(14).astype(np.float32))):
+    floats = encoded(Image.fromarray(gray(14).astype(np.float32)), "TIFF")
+    for data in (tiff(gray(14)), png(gray(14)), floats):
         with pytest.raises(UnreadableImageError, match=r"is 16383, over the 4095 of data\.bits=12"):
             decode(data, bits=12)
 

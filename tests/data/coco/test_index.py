@@ -336,8 +336,11 @@ def test_an_ignored_region_is_a_crowd_region_of_the_ground_truth(tmp_path: Path)
 def test_the_depth_of_samples_may_be_given(tmp_path: Path):
     content = coco_dict(2)
     annotations, images = write_coco(tmp_path, content)
-    samples = [np.arange(70 * 95, dtype=np.uint16).reshape(70, 95) % top for top in (1000, 4000)]
-    for image, values in zip(content["images"], samples, strict=True):
+    samples = []
+    for image, top in zip(content["images"], (1000, 4000), strict=True):
+        height, width = image["height"], image["width"]
+        values = np.arange(height * width, dtype=np.uint16).reshape(height, width) % top
+        samples.append(values)
         image["file_name"] = image["file_name"].replace("jpg", "png")
         Image.fromarray(values).save(images / image["file_name"])
     annotations.write_text(json.dumps(content))
