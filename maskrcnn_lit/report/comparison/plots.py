@@ -38,12 +38,12 @@ Draw = Callable[[Ranking, Theme], Figure]
 
 
 def plots_of(ranking: Ranking, *, varied_options: bool = True) -> dict[str, Draw]:
-    """Name -> function that draws the plot. Options that do not vary have no plot, and none has one
-    without `varied_options`.
+    """Name -> function that draws the plot. Curves of a single epoch have no plot, nor have options
+    that do not vary; without `varied_options` no option has one.
     """
     plots: dict[str, Draw] = {"scores": scores} if len(ranking.settings) > 1 else {}
     for column, text in CURVES.items():
-        if any(over_epochs(job, column) for job in ranking.jobs):
+        if any(len(over_epochs(job, column)) > 1 for job in ranking.jobs):
             plots[f"curve_{column.replace('/', '_')}"] = partial(curves, column=column, title=text)
     plots |= {f"cost_{name}": partial(against_cost, name=name) for name in varied_costs(ranking)}
     if not varied_options:

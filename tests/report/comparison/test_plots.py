@@ -62,6 +62,17 @@ def test_what_varies_has_a_plot_and_nothing_else():
     assert list(plots_of(found)) == ["scores", "cost_parameters"]
 
 
+def test_a_curve_of_a_single_epoch_has_no_plot():
+    points = [{"epoch": 0, "train/loss": 2.0}, {"epoch": 1, "train/loss": 1.0}]
+    points += [{"epoch": 1, "val/mask_ap": 0.2}]  # validated once
+    config = {"trainer": {"epochs": 2}}
+    jobs = [
+        job(str(s), "a=1", ap=0.2, seed=s, config=config, curves=points[: s + 1]) for s in (1, 2)
+    ]
+    (found,) = rankings(jobs)
+    assert list(plots_of(found)) == ["curve_train_loss"]
+
+
 @pytest.mark.parametrize(
     ("epochs", "rates", "expected"),
     [
