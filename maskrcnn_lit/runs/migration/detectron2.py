@@ -1,6 +1,7 @@
 """The settings of Detectron2's Mask R-CNN, Faster R-CNN and their cascades as options of ours."""
 
 import ast
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -286,7 +287,7 @@ def _box_loss(config: TheirConfig, section: str) -> None:
         weight = giou
     elif kind != "smooth_l1":
         config.differs(f"{section}.BBOX_REG_LOSS_TYPE", "smooth L1 with a threshold of 1/9")
-    else:
+    elif not math.isclose(config.take(f"{section}.SMOOTH_L1_BETA", 0.0), 1 / 9, rel_tol=0.01):
         config.differs(f"{section}.SMOOTH_L1_BETA", "1/9")
     path = f"{section}.BBOX_REG_LOSS_WEIGHT"
     if config.take(path, 1.0) != weight:

@@ -30,6 +30,7 @@ BACKBONES = {
     **{("ResNet", depth, 1, 4): f"resnet{depth}" for depth in (18, 34, 50, 101, 152)},
     ("ResNeXt", 50, 32, 4): "resnext50",
     ("ResNeXt", 101, 32, 8): "resnext101",
+    ("ResNeXt", 101, 64, 4): "resnext101_64x4d",
 }
 CAFFE = ("resnet50", "resnet101")
 
@@ -99,6 +100,10 @@ TRAINING: dict[str, Any] = {
 }
 
 
+# Sections that version 3 has, and those that version 2 alone reads.
+VERSION_3 = ("optim_wrapper", "param_scheduler", "train_dataloader", "test_dataloader")
+VERSION_2 = ("data", "optimizer", "optimizer_config", "lr_config", "runner", "total_epochs", "fp16")
+
 # The packages that a type may name: "mmdet.MaskRCNN", "torch.nn.modules.batchnorm.BatchNorm2d".
 PACKAGES = ("mmdet", "mmcv", "mmengine", "torch")
 
@@ -109,7 +114,9 @@ def from_mmdetection(config: TheirConfig) -> None:
     Raises:
         UserError: it is not a Mask R-CNN that ours can be.
     """
-    config.values = _without_packages(config.values)
+    config.values = _model_with_settings(_without_packages(config.values))
+    if any(config.has(section) for section in VERSION_3):
+        _leave_out_version_2(config)
     kind = config.only("model.type", ("MaskRCNN", "FasterRCNN"), None, ADVICE)
     config.options["model"] = "detectron2"  # RoIAlign and anchors are those of Detectron2
     config.expect(IMPLIED, REQUIRED, TRAINING, ADVICE)
@@ -141,6 +148,28 @@ def _without_packages(values: Any) -> Any:
     if isinstance(kind, str) and kind.partition(".")[0] in PACKAGES:
         inner["type"] = kind.rpartition(".")[2]
     return inner
+
+
+def _model_with_settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Up to version 2.8 train_cfg and test_cfg of the model were beside it."""
+    model = values.get("model")
+    beside = {
+        name: values[name]
+        for name in ("train_cfg", "test_cfg")
+        if isinstance(values.get(name), Mapping) and "rcnn" in values[name]
+    }
+    if not beside or not isinstance(model, Mapping):
+        return dict(values)
+    others = {name: value for name, value in values.items() if name not in beside}
+    return {**others, "model": beside | dict(model)}
+
+
+def _leave_out_version_2(config: TheirConfig) -> None:
+    """Some configs of version 3 have sections of version 2 left, which have no effect there."""
+    left = [name for name in VERSION_2 if config.has(name)]
+    for name in left:
+        config.differs(name, "has no effect in version 3")
+    config.values = {key: value for key, value in config.values.items() if key not in left}
 
 
 def class_names(config: TheirConfig, meta: Mapping[str, Any]) -> list[str] | None:
@@ -187,8 +216,9 @@ def _backbone(config: TheirConfig) -> None:
     _deformable(config, section)
     kind = config.only(f"{section}.norm_cfg.type", tuple(NORMS), "BN", ADVICE)
     fixed = config.take(f"{section}.norm_eval", True) and NORMS[kind] != "group"
-    learned = fixed and config.take(f"{section}.norm_cfg.requires_grad", True)
-    difference = "weight and bias of the norms are fixed, too" if learned else ""
+    learned = config.take(f"{section}.norm_cfg.requires_grad", True)
+    here = "are fixed" if fixed else "learn"
+    difference = f"weight and bias of the norms {here}, too" if learned == fixed else ""
     path = f"{section}.norm_cfg.type"
     config.as_option(path, "backbone.norm", "frozen" if fixed else NORMS[kind], difference)
     config.only(f"{section}.norm_cfg.eps", (NORM_EPS,), NORM_EPS, ADVICE)
@@ -375,8 +405,10 @@ def _regions(config: TheirConfig, part: str, option: str) -> None:
     config.only(f"{section}.featmap_strides", (STRIDES[:4],), None, ADVICE)
     config.only(f"{section}.finest_scale", (56,), 56, ADVICE)
     config.only(f"{section}.roi_layer.type", ("RoIAlign",), "RoIAlign", ADVICE)
-    config.same(f"{section}.roi_layer.output_size", option)
-    points = config.same(f"{section}.roi_layer.sampling_ratio", "model.roi_align.points", 0)
+    old = config.has(f"{section}.roi_layer.out_size")  # up to version 2.2
+    size, ratio = ("out_size", "sample_num") if old else ("output_size", "sampling_ratio")
+    config.same(f"{section}.roi_layer.{size}", option)
+    points = config.same(f"{section}.roi_layer.{ratio}", "model.roi_align.points", 0)
     aligned = config.same(f"{section}.roi_layer.aligned", "model.roi_align.aligned", True)
     first = config.options.setdefault("_roi_align", (points, aligned))
     if first != (points, aligned):

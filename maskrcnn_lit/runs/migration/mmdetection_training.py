@@ -245,6 +245,7 @@ def _schedule(config: TheirConfig) -> None:
     else:
         config.same(f"{section}.betas", "optimizer.betas", [0.9, 0.999])
     _clip(config)
+    _precision(config)
     length, by_epoch = _length(config)
     if length:
         _curves(config, Run(length, by_epoch, optimizer))
@@ -259,6 +260,12 @@ def _clip(config: TheirConfig) -> None:
         config.ignore(section)
     elif config.take(f"{section}.norm_type", 2) != 2:
         config.differs(f"{section}.norm_type", "2")
+
+
+def _precision(config: TheirConfig) -> None:
+    for path in ("optim_wrapper.type", "fp16"):
+        if config.has(path):
+            config.differs(path, "by the device", "trainer.precision=auto")
 
 
 def _length(config: TheirConfig) -> tuple[int, bool]:

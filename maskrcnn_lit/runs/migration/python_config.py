@@ -1,9 +1,9 @@
 """Reads a python config of MMDetection by its syntax tree. Nothing in it is executed.
 
-A config assigns plain data: literals, `dict(...)`, earlier names, arithmetic, and a few functions
-of these, such as `len`. It inherits from the files in `_base_`, dict by dict, or it imports their
-variables in a block `with read_base():`. A statement that might change a setting in another way is
-refused.
+A config assigns plain data: literals, `dict(...)`, earlier names, arithmetic, comparisons, texts
+with values in them, and a few functions of these, such as `len`. It inherits from the files in
+`_base_`, dict by dict, or it imports their variables in a block `with read_base():`. A statement
+that might change a setting in another way is refused.
 """
 
 import ast
@@ -32,6 +32,17 @@ _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Mod: operator.mod,
     ast.Pow: operator.pow,
     ast.BitOr: operator.or_,
+}
+
+_COMPARED: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
+    **{
+        ast.Eq: operator.eq,
+        ast.NotEq: operator.ne,
+        ast.Is: operator.is_,
+        ast.IsNot: operator.is_not,
+    },
+    **{ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge},
+    **{ast.In: lambda item, items: item in items, ast.NotIn: lambda item, items: item not in items},
 }
 
 _OF_NUMBERS: dict[str, Callable[..., Any]] = {
@@ -253,9 +264,47 @@ class _Expressions:
         return value | {name: self.value(given, name) for name, given in named}
 
     def _plain_unaryop(self, node: ast.UnaryOp) -> Any:
+        value = self.plain(node.operand)
+        if isinstance(node.op, ast.Not):
+            return not value
         if not isinstance(node.op, ast.USub):
             raise _NotPlain
-        return -_number(self.plain(node.operand))
+        return -_number(value)
+
+    def _plain_ifexp(self, node: ast.IfExp) -> Any:
+        return self.plain(node.body if self.plain(node.test) else node.orelse)
+
+    def _plain_boolop(self, node: ast.BoolOp) -> Any:
+        first, *others = node.values
+        value = self.plain(first)
+        for other in others:
+            if bool(value) == isinstance(node.op, ast.Or):
+                break
+            value = self.plain(other)
+        return value
+
+    def _plain_compare(self, node: ast.Compare) -> bool:
+        values = [self.plain(operand) for operand in (node.left, *node.comparators)]
+        for value in values:
+            self._make(_check_size(self.path, value))
+        pairs = zip(node.ops, values, values[1:], strict=False)
+        return all(_COMPARED[type(kind)](left, right) for kind, left, right in pairs)
+
+    def _plain_joinedstr(self, node: ast.JoinedStr) -> str:
+        """f"{root}/train" """
+        text = "".join(self._inserted(part) for part in node.values)
+        self._make(len(text))
+        return text
+
+    def _inserted(self, part: ast.expr) -> str:
+        if isinstance(part, ast.Constant):
+            return str(part.value)
+        if not isinstance(part, ast.FormattedValue) or part.format_spec or part.conversion != -1:
+            raise _NotPlain
+        value = self.plain(part.value)
+        if not isinstance(value, (str, int, float)) or isinstance(value, Name):
+            raise _NotPlain
+        return str(value)
 
     def _plain_name(self, node: ast.Name) -> Any:
         for names in (self.own, {"_base_": self.base}, self.base):

@@ -54,6 +54,11 @@ def test_the_published_config(tmp_path: Path):
     ]
 
 
+def test_a_threshold_of_a_ninth_is_ours(tmp_path: Path):
+    config = converted(tmp_path, "MODEL: {RPN: {SMOOTH_L1_BETA: 0.1111}}")
+    assert not [row.theirs for row in config.table if "RPN.SMOOTH_L1_BETA" in row.theirs]
+
+
 OTHERS: list[tuple[str, dict[str, Any]]] = [
     (
         "MODEL: {PIXEL_STD: [57.375, 57.120, 58.395], RESNETS: {STRIDE_IN_1X1: False, DEPTH: 101, "

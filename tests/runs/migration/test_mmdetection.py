@@ -43,7 +43,7 @@ def test_the_published_config(tmp_path: Path):
         ),
         "model.roi_head.bbox_head.loss_bbox.type=L1Loss": "smooth L1 with a threshold of 1/9",
         "optim_wrapper.optimizer.weight_decay=0.0001": "not on norms and biases",
-        "optim_wrapper.type=OptimWrapper": "not imported",
+        "optim_wrapper.type=OptimWrapper": "by the device",
     }
 
 
@@ -77,6 +77,10 @@ IN_C5 = "stage_with_dcn=(False, False, False, True)"
 OTHERS = [
     (BACKBONE.format("depth=101"), {"backbone": "resnet101"}),
     (BACKBONE.format("type='ResNeXt', groups=32, base_width=4"), {"backbone": "resnext50"}),
+    (
+        BACKBONE.format("type='ResNeXt', depth=101, groups=64, base_width=4"),
+        {"backbone": "resnext101_64x4d"},
+    ),
     (
         BACKBONE.format("norm_cfg=dict(type='GN'), norm_eval=False, frozen_stages=-1"),
         {"backbone.norm": "group", "backbone.freeze_at": 0},
@@ -340,6 +344,47 @@ def test_the_pipeline_normalizes_not_a_variable_beside_it(tmp_path: Path):
 )
 def test_class_names(config: dict[str, Any], meta: dict[str, Any], expected: list[str] | None):
     assert class_names(TheirConfig(config), meta) == expected
+
+
+def test_settings_of_the_model_may_stand_beside_it(tmp_path: Path):
+    """As up to version 2.8; up to 2.2 those of RoIAlign had other names."""
+    beside = "".join(f"{name} = _base_.model.pop('{name}')\n" for name in ("train_cfg", "test_cfg"))
+    old = "dict(_delete_=True, type='RoIAlign', out_size={}, sample_num=2)"
+    layers = ", ".join(
+        f"{part}_roi_extractor=dict(roi_layer={old.format(size)})"
+        for part, size in (("bbox", 7), ("mask", 14))
+    )
+    config = converted(tmp_path, f"{beside}model = dict(roi_head=dict({layers}))", "caffe.py")
+    latest = converted(tmp_path, base="caffe.py")
+    assert config.options == latest.options | {"model.roi_align.points": 2}
+    assert not [row for row in config.table if row.difference == "not imported"]
+
+
+def test_what_is_left_of_version_2_has_no_effect(tmp_path: Path):
+    changes = (
+        "lr_config = dict(step=[16, 23])\nrunner = dict(max_epochs=24)\noptimizer = dict(lr=5)"
+    )
+    config = converted(tmp_path, changes)
+    assert config.options == converted(tmp_path).options
+    differences = {row.theirs: row.difference for row in config.table}
+    for theirs in ("lr_config={'step': [16, 23]}", "runner={'max_epochs': 24}"):
+        assert differences[theirs] == "has no effect in version 3"
+
+
+@pytest.mark.parametrize(
+    ("norm", "difference"),
+    [
+        ("dict(requires_grad=True), norm_eval=True", "weight and bias of the norms are fixed, too"),
+        ("dict(requires_grad=False), norm_eval=True", ""),
+        ("dict(requires_grad=True), norm_eval=False", ""),
+        ("dict(requires_grad=False), norm_eval=False", "weight and bias of the norms learn, too"),
+    ],
+)
+def test_norms_that_learn(norm: str, difference: str, tmp_path: Path):
+    config = converted(tmp_path, f"model = dict(backbone=dict(norm_cfg={norm}))")
+    [row] = [row for row in config.table if row.theirs == "model.backbone.norm_cfg.type=BN"]
+    assert row.difference == difference
+    assert "model.backbone.norm_cfg.requires_grad" not in str(config.table)
 
 
 def test_names_of_classes_that_are_not_plain_are_refused():

@@ -273,6 +273,21 @@ def test_schedules_of_version_2(changes: str, expected: dict[str, Any], tmp_path
     _composed(options)
 
 
+@pytest.mark.parametrize(
+    ("changes", "base", "theirs"),
+    [
+        ("", "base.py", "optim_wrapper.type=OptimWrapper"),
+        ("optim_wrapper = dict(type='AmpOptimWrapper')", "base.py", "optim_wrapper.type=AmpOptim"),
+        ("fp16 = dict(loss_scale=512.)", "caffe.py", "fp16={'loss_scale': 512.0}"),
+    ],
+)
+def test_the_precision_is_that_of_the_device(changes: str, base: str, theirs: str, tmp_path: Path):
+    rows = [row for row in converted(tmp_path, changes, base).table if "precision" in row.ours]
+    [(name, ours, difference)] = rows
+    assert name.startswith(theirs)
+    assert (ours, difference) == ("trainer.precision=auto", "by the device")
+
+
 NOT_OURS = [
     (
         "param_scheduler = [dict(type='CosineAnnealingLR', T_max=6, begin=6, eta_min=1e-5)]",

@@ -46,6 +46,10 @@ def read(folder: Path, text: str, name: str = "config.py") -> dict[str, Any]:
         ("a = dict(x=1, y=2)\ndel a['x']\nb = a.pop('y')\na.setdefault('z', b)", {"z": 2}),
         ("from copy import deepcopy\nb = [1]\na = deepcopy(b)\nb += [2]", [1]),
         ("a = 8 * 10 ** -2 % 1", 0.08),
+        ("n = 8\na = [2 if n > 4 else 1, n if n == 4 else None]", [2, None]),
+        ("n = 8\na = [4 < n <= 8 < 9, n != 8, n in (1, 8), n is None, not n]", [1, 0, 1, 0, 0]),
+        ("n = None\na = [n or 3, n and 3, 0 or [] or 5, 1 and 2]", [3, None, 5, 2]),
+        ("root, n = 'data', 2\na = f'{root}/train{n}-{0.5}'", "data/train2-0.5"),
     ],
 )
 def test_plain_data_is_read(text: str, expected: Any, tmp_path: Path):
@@ -72,7 +76,14 @@ def test_plain_data_is_read(text: str, expected: Any, tmp_path: Path):
         "'x' * 10 ** 9",
         "[0] * 999999999",
         "list(3)",
-        "f'{{1}}'",
+        "f'{{b:>99999999}}'",
+        "f'{{b!r}}'",
+        "f'{{[b]}}'",
+        "f'{{open}}'",
+        "1 if open('{mark}', 'w') else 2",
+        "b == open('{mark}', 'w')",
+        "0 or open('{mark}', 'w')",
+        "b < 'x'",
         "1 / 0",
     ],
 )
@@ -155,6 +166,7 @@ def test_a_statement_that_may_change_settings_is_refused(statement: str, tmp_pat
         "a = dict()\n" + "a = dict(x=a, y=a)\n" * 40,
         "a = dict()\na['x'] = a",
         "a = dict()\n" + "a = dict(x=a)\n" * 2000,
+        "a = []\n" + "a = [a, a]\n" * 40 + "a = a == a",
     ],
 )
 def test_values_that_never_end_are_refused(text: str, tmp_path: Path):
