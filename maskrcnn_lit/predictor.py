@@ -554,14 +554,7 @@ class Predictor:
         filled = list(images)
         filled += filled[-1:] * (full - len(filled))
         batches = [image_batch(filled, range(len(filled)), size) for size in self._sizes()]
-        results = []
-        for found in self._forward(batches, float(thresholds.min()))[: len(images)]:
-            passes = np.flatnonzero(found["scores"] >= thresholds[found["labels"] - 1])
-            masks = {"masks": [found["masks"][r] for r in passes]} if "masks" in found else {}
-            results.append(
-                {key: found[key][passes] for key in ("boxes", "scores", "labels")} | masks
-            )
-        return results
+        return self._forward(batches, thresholds)[: len(images)]
 
     def _detections(self, frame: Frame, found: dict[str, Any]) -> Detections:
         """Detections of a frame, as `_found` gives them."""
@@ -587,16 +580,18 @@ class Predictor:
         )
 
     @torch.inference_mode()
-    def _forward(self, batches: Sequence[Batch], lowest: float) -> list[dict[str, Any]]:
-        """Detections with a score of `lowest` or more, in pixels of each original image. batches:
-        the same images at each of `_sizes`.
+    def _forward(
+        self, batches: Sequence[Batch], thresholds: NDArray[np.float64]
+    ) -> list[dict[str, Any]]:
+        """Detections that reach the thresholds of their classes, in pixels of each original image.
+        batches: the same images at each of `_sizes`.
         """
-        batch = batches[0]
+        batch, lowest = batches[0], float(thresholds.min())
         if isinstance(self.model, ExportedModel):
             check_lowest(lowest, self.model.metadata)
             found = self.model(batch).detections or {}
             return to_original(
-                {key: v[:, : self.max_detections] for key, v in found.items()}, batch
+                {key: v[:, : self.max_detections] for key, v in found.items()}, batch, thresholds
             )
         head, device = self.model.box_head, self.device
         before, head.score_threshold = (
@@ -613,7 +608,7 @@ class Predictor:
             head.score_threshold = before
         if detections is None:
             raise RuntimeError("the model is in training mode: call model.eval() before predict")
-        return to_original(detections, batch)
+        return to_original(detections, batch, thresholds)
 
 
 def _whole(frame: Frame) -> NDArray[np.uint8]:
@@ -740,11 +735,10 @@ def load_model(
             compile_on_gpu(exported)
         return exported
     config, categories, state = read(source, checkpoint, trust)
-    set_suppression(config, source, suppression, checkpoint)
+    changed = set_suppression(config, source, suppression, checkpoint)
     if score_threshold == "best":
-        thresholds = np.array(
-            read_thresholds(source, [category.name for category in categories], checkpoint)
-        )
+        names = [category.name for category in categories]
+        thresholds = np.array(read_thresholds(source, names, checkpoint, changed))
     else:
         thresholds = np.full(len(categories), float(score_threshold))
     config.model.box_head.max_detections = max_detections
@@ -784,8 +778,9 @@ def _load_exported(
     about = model.metadata
     if score_threshold == "best" and about.thresholds is None:
         raise UserError(
-            f"score_threshold=best is not known of {source}: type `maskrcnn-lit evaluate run=RUN` "
-            "and export the run again, or give a number from 0 to 1"
+            f"score_threshold=best is not known of {source}: type `maskrcnn-lit evaluate run=RUN`, "
+            "with the model.nms of the export if it had one, and export the run again, or give a "
+            "number from 0 to 1"
         )
     given = about.thresholds if score_threshold == "best" else None
     thresholds = np.array(given or [float(score_threshold)] * len(about.classes))

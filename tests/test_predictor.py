@@ -360,6 +360,11 @@ def test_each_class_has_its_best_threshold(
     assert 0 < sum(kept) < len(kept)
     assert np.array_equal(some.scores, found.scores[kept])
     assert some.names == [name for name, is_kept in zip(found.names, kept, strict=True) if is_kept]
+    # another suppression gives other scores
+    with pytest.raises(UserError, match=r"thresholds_matrix\.json, which .* model.nms=matrix"):
+        load_model(run, score_threshold="best", accelerator="cpu", nms="matrix")
+    again = load_model(run, score_threshold="best", accelerator="cpu", nms="box")
+    assert again.score_thresholds.tolist() == model.score_thresholds.tolist()
 
 
 def test_max_detections_are_the_best(trained: Path, found: Detections, picture: Path):

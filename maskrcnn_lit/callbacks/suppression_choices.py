@@ -11,7 +11,7 @@ from maskrcnn_lit.data.coco.categories import Category
 from maskrcnn_lit.evaluation.coco.scores import DetectionCollector, to_coco_results
 from maskrcnn_lit.model.mask_rcnn import Output
 from maskrcnn_lit.model.postprocess import to_original, without_overlap
-from maskrcnn_lit.model.suppression import KINDS, Suppression
+from maskrcnn_lit.model.suppression import BOX_NMS, KINDS, Suppression
 
 
 def every_choice(classes: int) -> list[Suppression]:
@@ -20,9 +20,12 @@ def every_choice(classes: int) -> list[Suppression]:
 
 
 class SuppressionChoices(Callback):
-    """Needs a `validation_step` that returns an `Output` with `each`, of one process."""
+    """Needs a `validation_step` that returns an `Output` with `each`, of one process. own: that of
+    the model.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, own: Suppression = BOX_NMS) -> None:
+        self.own = own
         self._collectors: dict[Suppression, DetectionCollector] = {}
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

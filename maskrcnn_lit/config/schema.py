@@ -467,6 +467,7 @@ OF_RUN = {
 }
 
 COUNTED = {2: "two ", 3: "three ", 4: "four ", 5: "five "}
+AT_LEAST = {0: "", 1: "one or more ", 2: "two or more "}
 
 
 def rule_of(name: str) -> Rule | None:
@@ -591,7 +592,7 @@ def _several(rule: Rule) -> str:
         }.get(rule.kind, "texts")
     if least == most:
         return f"{COUNTED.get(least, f'{least} ')}{items}"
-    return f"a list of {'one or more ' if least else ''}{items}"
+    return f"a list of {AT_LEAST.get(least, f'{least} or more ')}{items}"
 
 
 def _noun(rule: Rule) -> str:

@@ -50,17 +50,22 @@ class Piece(NamedTuple):
 def sample_source(
     seed: int, key: tuple[int, int], candidates: NDArray[np.int64], probability: float
 ) -> tuple[int, np.random.Generator] | None:
-    """The position of the image whose objects are pasted on that of `key` (draw, position), and the
-    generator of all that is sampled for this; None: nothing is pasted. Both depend on the arguments
-    alone, and not on the random numbers of the image itself. A digest decides, since a generator
-    for every image would cost a tenth of the whole.
+    """The position of another image, whose objects are pasted on that of `key` (draw, position),
+    and the generator of all that is sampled for this; None: nothing is pasted. Both depend on the
+    arguments alone, and not on the random numbers of the image itself. A digest decides, since a
+    generator for every image would cost a tenth of the whole. candidates: ascending.
     """
     digest = hashlib.blake2b(repr((seed, *key)).encode(), digest_size=16).digest()
     drawn = int.from_bytes(digest[:8], "big") / 2**64
-    if not len(candidates) or drawn >= probability:
+    if drawn >= probability:
+        return None
+    first, last = (int(np.searchsorted(candidates, key[1], side)) for side in ("left", "right"))
+    others = len(candidates) - (last - first)  # without the image itself
+    if not others:
         return None
     rng = np.random.default_rng(int.from_bytes(digest[8:], "big"))
-    return int(candidates[rng.integers(len(candidates))]), rng
+    drawn_other = int(rng.integers(others))
+    return int(candidates[drawn_other if drawn_other < first else drawn_other + last - first]), rng
 
 
 def paste(

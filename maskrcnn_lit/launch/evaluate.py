@@ -1,7 +1,8 @@
 """`evaluate`: COCO AP of a run, on its own validation images or on other data."""
 
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,6 @@ from maskrcnn_lit.launch.tiles import tile_gain, tile_gain_text
 from maskrcnn_lit.launch.tta import gain, gain_text
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.model.pretrained import convert as weights
-from maskrcnn_lit.model.suppression import Suppression
 from maskrcnn_lit.model.tiles import Tiling, WithTiles
 from maskrcnn_lit.model.tta import WithViews, check_tta, view_sizes
 from maskrcnn_lit.report.evaluation.suppression import describe
@@ -72,7 +72,6 @@ from maskrcnn_lit.runs.trained_model import (
     check_exported_suppression,
     read,
     set_suppression,
-    suppression_of,
 )
 from maskrcnn_lit.storage.files import config_digest, file_digest
 from maskrcnn_lit.storage.sealed import write_sealed_json
@@ -108,14 +107,14 @@ def evaluate(config: DictConfig, overrides: list[str]) -> RunResult:
 
 def _score_run(config: DictConfig, overrides: list[str]) -> RunResult:
     """Score a trained model on its own validation images or on those of `data`."""
-    exported = is_exported(config.run)
+    exported, changed = is_exported(config.run), None
     trained, categories, weights_or_model = (
         _read_exported(config) if exported else read(config.run, config.checkpoint, config.trust)
     )
     if exported:
         check_exported_suppression(config.model)
     else:
-        set_suppression(trained, config.run, config.model, config.checkpoint)
+        changed = set_suppression(trained, config.run, config.model, config.checkpoint)
     described = (
         trained.data if config.get("data") is None else _as_trained(config.data, trained, overrides)
     )
@@ -124,6 +123,8 @@ def _score_run(config: DictConfig, overrides: list[str]) -> RunResult:
     _check_division(config, data)
     limits = _raise_limits(config, trained)
     module = _module(trained, categories, weights_or_model)
+    choices = _choices(module.model, len(categories)) if config.nms == "all" else None
+    views, tiles = _with_views(config, module, data), _with_tiles(config, module, data)
     folder = new_output_folder(config.run, config.run_dir, "evaluations")
     boxes = config.metrics.roi_accuracy.boxes
     model_limit = trained.model.box_head.max_detections
@@ -134,8 +135,6 @@ def _score_run(config: DictConfig, overrides: list[str]) -> RunResult:
         model_limit=model_limit,
         raises_model=not exported,
     )
-    choices = _choices(module.model, len(categories)) if config.nms == "all" else None
-    views, tiles = _with_views(config, module, data), _with_tiles(config, module, data)
     plain = PlainDetections()
     more = [*([choices] if choices else []), *([plain] if views or tiles else [])]
     trainer = _trainer(config, [evaluation, *more], folder)
@@ -163,16 +162,9 @@ def _score_run(config: DictConfig, overrides: list[str]) -> RunResult:
     own = config.get("data") is None and Path(config.run).is_dir() and not exported
     own = own and config.checkpoint == "best"
     if choices is not None:
-        record["suppression"] = _score_choices(
-            choices, suppression_of(trained), index, evaluation.max_detections
-        )
-        best = record["suppression"][0]
+        record["suppression"] = _score_choices(choices, index, evaluation.max_detections)
         if own:
-            value = best["metrics"]["val/mask_ap"]
-            _log.info(
-                f"Stored for model.nms=best: {describe(best)}, in "
-                f"{write_suppression(config.run, best, 'val/mask_ap', value)}"
-            )
+            _store_best(config.run, record["suppression"][0])
     record |= _gain(config, views or tiles, evaluation, plain, index)
     analysis = _write(
         config,
@@ -184,11 +176,8 @@ def _score_run(config: DictConfig, overrides: list[str]) -> RunResult:
         evaluation.matches,
         evaluation.max_detections[-1],
     )
-    as_trained = (
-        views is None and tiles is None and all(value is None for value in config.model.values())
-    )
-    if analysis and own and as_trained:
-        write_thresholds(Path(config.run), analysis)
+    if analysis and own and views is None and tiles is None:
+        write_thresholds(Path(config.run), analysis, changed)
     return _result(data, record, scores, overrides, folder)
 
 
@@ -282,21 +271,29 @@ def _choices(model: Any, classes: int) -> SuppressionChoices:
             "nms=all compares mask AP, and the model has no masks (model.mask_head=null): "
             "evaluate it with each kind, model.nms=box and model.nms=soft"
         )
+    if classes == 1:  # the same over all classes, which are not among the choices
+        model.set_suppression(model.suppression._replace(agnostic_nms=False))
     model.choices = tuple(every_choice(classes))
-    return SuppressionChoices()
+    return SuppressionChoices(model.suppression)
 
 
 def _score_choices(
-    choices: SuppressionChoices,
-    own: Suppression,
-    index: AnnotationIndex,
-    limits: Sequence[int],
+    choices: SuppressionChoices, index: AnnotationIndex, limits: Sequence[int]
 ) -> list[dict[str, Any]]:
     """The rows of `score_choices`, which are printed."""
     results = choices.results(index.categories)
-    rows = score_choices(results, own, index.coco_ground_truth(), index.categories, limits)
+    rows = score_choices(results, choices.own, index.coco_ground_truth(), index.categories, limits)
     _log.info(f"{choices_text(rows)}\n")
     return rows
+
+
+def _store_best(run: str, best: Mapping[str, Any]) -> None:
+    value = best["metrics"]["val/mask_ap"]
+    if math.isnan(value):
+        _log.info("Nothing is stored for model.nms=best: no object has a mask")
+        return
+    file = write_suppression(run, best, "val/mask_ap", value)
+    _log.info(f"Stored for model.nms=best: {describe(best)}, in {file}")
 
 
 def _check_division(config: DictConfig, data: CocoDataModule) -> None:
@@ -383,6 +380,12 @@ def _trainer(config: DictConfig, callbacks: Sequence[Callback], folder: Path) ->
 
 def _score_file(config: DictConfig, overrides: list[str]) -> RunResult:
     """Score a COCO results json of any tool on the validation images of `data`."""
+    for name, value in config.model.items():
+        if value is not None:
+            raise UserError(
+                f"model.{name}={value} needs a model, and results=FILE has none: give run=RUN, or "
+                "leave it out"
+            )
     if config.get("data") is None:
         raise UserError(
             "results=FILE needs the ground truth: data=coco2017 data.root=DIR, or "

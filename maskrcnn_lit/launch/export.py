@@ -65,7 +65,9 @@ _log = logging.getLogger(__name__)
 
 
 class Trained(NamedTuple):
-    """What is exported, and the data that it is proved on. plain: the config as it was written."""
+    """What is exported, and the data that it is proved on. plain: the config as it was written.
+    changed: the suppression, if it is not the run's own.
+    """
 
     config: DictConfig
     plain: dict[str, Any]
@@ -73,6 +75,7 @@ class Trained(NamedTuple):
     state: dict[str, Any]
     model: MaskRCNN
     data: CocoDataModule
+    changed: dict[str, Any] | None
 
 
 class Proof(NamedTuple):
@@ -199,7 +202,7 @@ def _check(config: DictConfig) -> None:
 
 def _read(config: DictConfig) -> Trained:
     trained, categories, state = read(config.run, config.checkpoint, config.trust)
-    set_suppression(trained, config.run, config.model, config.checkpoint)
+    changed = set_suppression(trained, config.run, config.model, config.checkpoint)
     described = copy.deepcopy(trained.data)
     if config.get("data") is not None:
         described = config.data
@@ -223,7 +226,7 @@ def _read(config: DictConfig) -> Trained:
     folder = Path(config.run)
     there = (folder / "config.yaml").is_file()  # a checkpoint has its own
     plain = read_run_config(folder) if there else to_dict(trained)
-    return Trained(trained, plain, categories, state, model, data)
+    return Trained(trained, plain, categories, state, model, data, changed)
 
 
 def _fresh(trained: Trained) -> MaskRCNN:
@@ -304,7 +307,7 @@ def _metadata(config: DictConfig, trained: Trained, size: Shape) -> Metadata:
     versions = package_versions()
     runtime = package(RUNTIME[config.format], "export") if config.format != "pt2" else torch
     versions[RUNTIME[config.format]] = str(runtime.__version__)
-    best = has_thresholds(config.run, config.checkpoint)
+    best = has_thresholds(config.run, config.checkpoint, trained.changed)
     commit = package_commit() or {}
     return Metadata(
         version=VERSION,
@@ -321,7 +324,9 @@ def _metadata(config: DictConfig, trained: Trained, size: Shape) -> Metadata:
         score_threshold=model.box_head.score_threshold,
         nms_iou=model.box_head.nms_iou,
         exclusive=model.suppression.exclusive,
-        thresholds=tuple(read_thresholds(config.run, names)) if best else None,
+        thresholds=tuple(read_thresholds(config.run, names, changed=trained.changed))
+        if best
+        else None,
         config_sha256=config_digest(trained.plain),
         commit=commit.get("hash"),
         versions=versions,

@@ -176,7 +176,8 @@ def _describe_threshold(config: DictConfig, model: Predictor) -> str:
         )
         return f"of each class, by its best F1 on the run's validation images: {_some(values)}"
     number = f"{config.score_threshold:g}"
-    if has_thresholds(config.run, config.checkpoint):
+    as_trained = all(value is None for value in config.model.values())
+    if as_trained and has_thresholds(config.run, config.checkpoint):
         stored = Path(config.run) / FILE
         return (
             f"{number} (score_threshold=best uses the best threshold of each class, from {stored})"

@@ -22,9 +22,10 @@ def score_choices(
     categories: Sequence[Category],
     limits: Sequence[int],
 ) -> list[Row]:
-    """A row for each choice, the highest mask AP first: nms, agnostic_nms, exclusive, "own" (bool),
-    "metrics" by logged name, and "difference" of its mask AP from that of `own`: {"value",
-    "interval", "p_value"}, by a bootstrap over the same images; None for the run's own.
+    """A row for each choice, the highest mask AP first, and `own` before its equals: nms,
+    agnostic_nms, exclusive, "own" (bool), "metrics" by logged name, and "difference" of its mask AP
+    from that of `own`: {"value", "interval", "p_value"}, by a bootstrap over the same images; None
+    for the run's own.
 
     Args:
         choices: each with its COCO results for the images of `truth`; `own` is one of them.
@@ -43,7 +44,7 @@ def score_choices(
         row["difference"] = None
         if choice != own:
             row["difference"] = difference(resampled[choice], resampled[own])._asdict()
-    return sorted(rows, key=lambda row: -_known(row["metrics"]["val/mask_ap"]))
+    return sorted(rows, key=lambda row: (-_known(row["metrics"]["val/mask_ap"]), not row["own"]))
 
 
 def _known(value: float) -> float:

@@ -102,18 +102,22 @@ def mask_iou_targets(
     masks: Tensor,
     mask_boxes: Tensor,
     instance: Tensor,
+    image_sizes: Tensor,
     counted: Tensor | None = None,
 ) -> Tensor:
-    """The IoU of each predicted mask, binarized at 0.5, with the whole object: R in [0, 1].
+    """The IoU of each predicted mask, binarized at 0.5, with all of the object that is in the
+    image: R in [0, 1].
 
     Args:
         logits, targets: R m m, of the mask head and of `mask_targets`.
         boxes: R 4, the regions in pixels.
         masks, mask_boxes: I M M uint8 and I 4, the crops of all instances.
         instance: R int64 into I.
+        image_sizes: I 2, height and width in pixels of the image of each instance.
         counted: R m m, the share of each pixel that is not void; None: no pixel is void.
 
-    The object may reach beyond its region, so its area is that of its crop.
+    The object may reach beyond its region, so its area is that of its crop, of which a random crop
+    or a rotation may have put a part outside of the image.
     """
     predicted, inside = logits > 0, targets >= 0.5
     weight = torch.ones_like(targets) if counted is None else counted
@@ -122,8 +126,21 @@ def mask_iou_targets(
     def size(pixels: Tensor) -> Tensor:
         return (pixels * weight).sum(dim=(1, 2)) * cell
 
-    crops = masks.sum(dim=(1, 2), dtype=boxes.dtype) / masks.shape[-1] ** 2 * area(mask_boxes)
+    pixels = _pixels_inside(masks, mask_boxes, image_sizes)
+    crops = pixels / masks.shape[-1] ** 2 * area(mask_boxes)
     both = size(predicted & inside)
     whole = torch.maximum(crops[instance], size(inside))  # equal areas may differ by rounding
     union = size(predicted) + whole - both
     return both / union.clamp(min=torch.finfo(union.dtype).tiny)
+
+
+def _pixels_inside(masks: Tensor, boxes: Tensor, image_sizes: Tensor) -> Tensor:
+    """I: the pixels of the crops (I M M, over `boxes`) whose centers lie in the image."""
+    side = masks.shape[-1]
+    centers = (torch.arange(side, device=boxes.device, dtype=boxes.dtype) + 0.5) / side
+    first, last = boxes[:, :2, None], boxes[:, 2:, None]
+    x, y = (first + centers * (last - first)).unbind(1)  # I M each
+    height, width = image_sizes.to(boxes.dtype)[:, :, None].unbind(1)
+    rows, columns = (y >= 0) & (y <= height), (x >= 0) & (x <= width)
+    inside = rows[:, :, None] & columns[:, None, :]
+    return (masks * inside).sum(dim=(1, 2), dtype=boxes.dtype)

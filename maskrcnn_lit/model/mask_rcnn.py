@@ -358,7 +358,10 @@ class MaskRCNN(nn.Module):
             )
         counts = dict.fromkeys(losses, positive.sum())
         if self.mask_iou is not None:
-            fits = mask_iou_targets(logits, targets, boxes, masks, mask_boxes, instance, counted)
+            sizes = batch["image_sizes"].repeat_interleave(batch["labels"].shape[1], dim=0)
+            fits = mask_iou_targets(
+                logits, targets, boxes, masks, mask_boxes, instance, sizes, counted
+            )
             ious = self.mask_iou(features, logits, labels)
             own, size = self.mask_iou.losses(ious, fits, positive)
             losses, counts = losses | own, counts | dict.fromkeys(own, size)

@@ -6,7 +6,9 @@ Letters: B images, D detections, m mask side (28), H W the original image.
 
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
@@ -15,10 +17,14 @@ from maskrcnn_lit.data.coco.rasterize import inverted
 from maskrcnn_lit.model.paste_masks import masks_to_rle
 
 
-def to_original(detections: dict[str, Tensor], batch: Batch) -> list[dict[str, Any]]:
+def to_original(
+    detections: dict[str, Tensor], batch: Batch, thresholds: NDArray[np.float64] | None = None
+) -> list[dict[str, Any]]:
     """One dict per image: image_id int, boxes R 4 float32 (x1 y1 x2 y2 in the original image's
     pixels), scores R, labels R (1..K), masks: R COCO RLEs {"size": [H, W], "counts": bytes}
     if the model has a mask head. Sorted by descending score.
+
+    thresholds: K; detections with a score below that of their class are left out.
 
     Of detections that are marked `exclusive` (B D bool), a pixel belongs to the one with the
     highest score; one that loses all of its pixels is left out.
@@ -31,6 +37,9 @@ def to_original(detections: dict[str, Tensor], batch: Batch) -> list[dict[str, A
     images = []
     for i, image_id in enumerate(batch["image_ids"].tolist()):
         valid = filled["valid"][i]
+        if thresholds is not None:
+            labels, scores = (filled[name][i].numpy() for name in ("labels", "scores"))
+            valid = valid & torch.from_numpy(scores >= thresholds[labels - 1])
         height, width = sizes[i].tolist()
         boxes = original_boxes(filled["boxes"][i][valid], scales[i], height, width)
         image = {

@@ -74,9 +74,10 @@ def check_tta(kind: str | None, model: Any) -> None:
             "exported file has boxes and masks in one: give the run, or leave out tta"
         )
     if model.suppression.nms == "soft":
+        others = "box, mask, matrix or containment" if model.mask_size else "box"
         raise UserError(
             f"tta={kind} merges views by NMS, and model.nms=soft lowers scores instead, in each "
-            "view again: use model.nms=box, mask, matrix or containment"
+            f"view again: use model.nms={others}"
         )
     if not callable(getattr(model.box_head, "suppress", None)):
         raise UserError(

@@ -13,9 +13,10 @@ from maskrcnn_lit.config.stored import read_run_config
 from maskrcnn_lit.data.coco.categories import Category
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.model.pretrained.files import check_finite, read_file
+from maskrcnn_lit.storage.checkpoints import SHARED
 from maskrcnn_lit.storage.packages import import_package
 
-WEIGHTS, FACTS, CARD, CONFIG = "model.safetensors", "maskrcnn_lit.json", "README.md", "config.yaml"
+WEIGHTS, FACTS, CARD, CONFIG = SHARED, "maskrcnn_lit.json", "README.md", "config.yaml"
 # What is fetched of a repository on the hub: the other two are of `evaluate`.
 FETCHED = (WEIGHTS, FACTS, CONFIG, "thresholds.json", "suppression.json")
 HUB = "hf:"  # begins the name of a model on the hub

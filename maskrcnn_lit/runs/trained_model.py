@@ -137,19 +137,22 @@ def read(source: str | Path, checkpoint: str = "best", trust: Sequence[str] = ()
 
 def set_suppression(
     trained: DictConfig, run: str | Path, wanted: Mapping[str, Any], checkpoint: str = "best"
-) -> None:
+) -> dict[str, Any] | None:
     """Set nms, agnostic_nms and exclusive of a run's model, in place; null in `wanted` is what the
-    run has, and nms "best" all three as `evaluate nms=all` stored them.
+    run has, and nms "best" all three as `evaluate nms=all` stored them. Returns the three where
+    they are no longer those of the run, else None.
 
     Raises: UserError: a value of the wrong kind, or none is stored.
     """
+    before = suppression_of(trained)
     values = {name: value for name, value in wanted.items() if value is not None}
     if values.get("nms") == "best":
         stored = read_suppression(run, checkpoint)
         values = stored | values | {"nms": stored["nms"]}
     for name, value in values.items():  # a run of an earlier version does not have them
         OmegaConf.update(trained, f"model.{name}", value, force_add=True)
-    suppression_of(trained).checked()
+    after = suppression_of(trained).checked()
+    return None if after == before else after._asdict()
 
 
 def check_exported_suppression(wanted: Mapping[str, Any]) -> None:

@@ -3,6 +3,9 @@
 from pathlib import Path
 
 from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.storage.files import file_digest
+
+SHARED = "model.safetensors"  # the weights of a model that was published
 
 
 def last_checkpoint(run_dir: str | Path) -> Path | None:
@@ -25,3 +28,22 @@ def best_checkpoint(run_dir: str | Path) -> Path:
             f"resume={run_dir}"
         )
     return path
+
+
+def weights_digest(folder: str | Path) -> str | None:
+    """The SHA-256 of the weights that are evaluated, of a run or a shared model; None: there are
+    none.
+    """
+    checkpoints = Path(folder) / "checkpoints"
+    files = (checkpoints / "best.ckpt", checkpoints / "last.ckpt", Path(folder) / SHARED)
+    file = next((path for path in files if path.is_file()), None)
+    return None if file is None else file_digest(file, "sha256")
+
+
+def check_weights(stored: object, folder: str | Path) -> None:
+    """Raise ValueError if a result was stored with the digest of other weights than those that
+    `folder` has now. stored: None, as of an earlier version, is not checked.
+    """
+    digest = None if stored is None else weights_digest(folder)
+    if digest is not None and digest != stored:
+        raise ValueError("it belongs to other weights than the run has now")

@@ -218,6 +218,7 @@ def test_a_group_that_comes_up_again_has_the_same_rows():
         (["seed=9223372036854775808"], "seed=9223372036854775808 must be a whole number"),
         (["seed=auto"], "seed=auto must be a whole number"),
         (["data.image_ids=a"], "must be a list of one or more whole numbers, or null"),
+        (["model.box_head.cascade=[0.5]"], "must be a list of two or more ascending numbers"),
         (["data.root=[a,b]"], "data.root=['a', 'b'] must be a path"),
         (["evaluation=null"], "evaluation=null is a group of options"),
         (["~seed"], "'~seed' removes a required option"),

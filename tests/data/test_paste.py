@@ -165,6 +165,14 @@ def test_the_source_depends_on_seed_and_key_alone():
     assert sample_source(1, (0, 0), candidates, 0.0) is None
 
 
+@pytest.mark.parametrize("own", [3, 4, 5, 8, 9])
+def test_an_image_is_not_its_own_source(own: int):
+    candidates = np.array([3, 5, 8])
+    drawn = [sample_source(1, (epoch, own), candidates, 1.0) for epoch in range(60)]
+    assert {one and one[0] for one in drawn} == {3, 5, 8} - {own}
+    assert sample_source(1, (0, 5), candidates[1:2], 1.0) is None
+
+
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_a_piece_is_resized_and_mirrored_with_its_box(mirrored: bool):
     pixels = np.zeros((10, 20, 3), np.uint8)

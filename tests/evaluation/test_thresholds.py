@@ -29,6 +29,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         "boxes_or_masks": "mask",
         "iou": 0.5,
         "thresholds": {"ant": 0.625},
+        "weights": None,
     }
     assert has_thresholds(tmp_path)
     assert not has_thresholds("torchvision_v2")
@@ -59,6 +60,32 @@ def test_they_are_of_the_best_weights_alone(tmp_path: Path) -> None:
         match="for the best weights, not for checkpoint=last: leave that out, or",
     ):
         read_thresholds(tmp_path, ["ant"], "last")
+
+
+def test_they_are_of_the_weights_that_were_evaluated(tmp_path: Path) -> None:
+    best = tmp_path / "checkpoints" / "best.ckpt"
+    best.parent.mkdir()
+    best.write_bytes(b"weights")
+    write_thresholds(tmp_path, ANALYSIS)
+    assert read_thresholds(tmp_path, ["ant"]) == [0.625]
+    best.write_bytes(b"others, after more epochs")
+    with pytest.raises(UserError, match=r"belongs to other weights than the run has now.*evaluate"):
+        read_thresholds(tmp_path, ["ant"])
+
+
+def test_another_suppression_has_thresholds_of_its_own(tmp_path: Path) -> None:
+    changed = {"nms": "matrix", "agnostic_nms": False, "exclusive": True}
+    write_thresholds(tmp_path, ANALYSIS)
+    assert not has_thresholds(tmp_path, changed=changed)
+    command = (
+        "evaluate run=.* model.nms=matrix model.agnostic_nms=false model.exclusive=true` first"
+    )
+    with pytest.raises(UserError, match=f"thresholds_matrix_exclusive.json, which .* {command}"):
+        read_thresholds(tmp_path, ["ant"], changed=changed)
+    other = ANALYSIS | {"per_class": [{"name": "ant", "threshold": 0.25}]}
+    write_thresholds(tmp_path, other, changed)
+    assert read_thresholds(tmp_path, ["ant"], changed=changed) == [0.25]
+    assert read_thresholds(tmp_path, ["ant"]) == [0.625]
 
 
 @pytest.mark.parametrize(

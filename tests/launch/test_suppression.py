@@ -5,12 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from box_scenes import scene
+from exported import lively
+from models import make_batch
 from tiny_commands import refused, run_command
 
 from maskrcnn_lit.data.coco.categories import Category
 from maskrcnn_lit.evaluation.best_suppression import read_suppression
 from maskrcnn_lit.evaluation.coco.scores import score_results
+from maskrcnn_lit.launch.evaluate import _choices, _store_best
 from maskrcnn_lit.launch.suppression import choices_text, score_choices
 from maskrcnn_lit.model.suppression import KINDS, Suppression
 from maskrcnn_lit.report.evaluation.suppression import SURE
@@ -63,9 +67,10 @@ def test_choices_are_ranked_and_compared_with_the_own():
 def test_a_choice_that_is_the_same_does_not_differ():
     truth, found, _ = rows()
     categories = tuple(Category(entry["id"], entry["name"]) for entry in truth["categories"])
-    same = {BOX: found[BOX], MASK: found[BOX]}
+    same = {MASK: found[BOX], BOX: found[BOX]}
     table = score_choices(same.items(), BOX, truth, categories, LIMITS)
-    (other,) = (row for row in table if not row["own"])
+    own, other = table
+    assert own["own"], "the run's own is before its equals"
     assert other["difference"]["value"] == 0
     assert other["difference"]["p_value"] == 1
     assert "No choice has a higher mask AP than the run's own" in choices_text(table)
@@ -96,12 +101,41 @@ def test_every_choice_scores_as_an_evaluation_of_it_and_the_best_is_stored(
         row for row in table if row["nms"] == "mask" and row["agnostic_nms"] and row["exclusive"]
     )
     options = ("model.nms=mask", "model.agnostic_nms=true", "model.exclusive=true")
-    run_command("evaluate", f"run={run_dir}", *options, f"run_dir={tmp_path}/one", "report=false")
+    run_command("evaluate", f"run={run_dir}", *options, f"run_dir={tmp_path}/one")
     run_command(*words, f"run_dir={tmp_path}/predictions")
     alone = read_sealed_json(tmp_path / "one" / "evaluation.json")["metrics"]
     for name, value in chosen["metrics"].items():
         assert alone[name] == pytest.approx(value, abs=1e-6, nan_ok=True)
+    assert (run_dir / "thresholds_mask_agnostic_nms_exclusive.json").is_file()
 
 
 def test_results_of_another_tool_have_one_suppression(tmp_path: Path):
     assert "give run=RUN" in refused("evaluate", f"results={tmp_path}/r.json", "nms=all")
+    for option in ("model.nms=mask", "model.agnostic_nms=true", "model.exclusive=true"):
+        told = refused("evaluate", f"results={tmp_path}/r.json", "data=shapes", option)
+        assert f"{option.replace('true', 'True')} needs a model, and results=FILE has none" in told
+
+
+def test_a_model_of_one_class_has_its_own_suppression_among_the_choices():
+    model, batch = lively(num_classes=1), make_batch()
+    batch = {k: v for k, v in batch.items() if k not in ("boxes", "labels", "masks", "mask_boxes")}
+    model.set_suppression(Suppression("matrix", agnostic_nms=True, exclusive=True))
+    with torch.no_grad():
+        before = model(batch).detections
+        callback = _choices(model, 1)
+        after = model(batch)
+    assert callback.own == Suppression("matrix", exclusive=True)
+    assert set(after.each) == {Suppression(kind) for kind in KINDS}
+    for name in ("boxes", "scores", "masks"):
+        assert torch.equal(after.detections[name], before[name])
+
+
+def test_nothing_is_stored_where_no_ap_is_defined(tmp_path: Path):
+    truth, found, _ = rows()
+    nothing = {**truth, "annotations": []}
+    categories = tuple(Category(entry["id"], entry["name"]) for entry in truth["categories"])
+    table = score_choices(found.items(), BOX, nothing, categories, LIMITS)
+    assert table[0]["own"]
+    assert "nan" not in choices_text(table)
+    _store_best(str(tmp_path), table[0])
+    assert not list(tmp_path.iterdir())

@@ -107,8 +107,15 @@ def test_the_loss_is_the_mean_over_the_positives_whose_mask_meets_its_object():
     assert size == 0
 
 
-def target(region: list[float], predicted: Tensor, counted: Tensor | None = None) -> float:
-    """Of an object that fills the box 0 0 20 20 of the image, all but its lower right quarter."""
+def target(
+    region: list[float],
+    predicted: Tensor,
+    counted: Tensor | None = None,
+    image: tuple[int, int] = (50, 50),
+) -> float:
+    """Of an object that fills the box 0 0 20 20, all but its lower right quarter. image: height,
+    width.
+    """
     crop = torch.ones(2, 28, 28, dtype=torch.uint8)
     crop[1, 14:, 14:] = 0
     mask_boxes = torch.tensor([[0.0, 0, 9, 9], [0, 0, 20, 20]])
@@ -116,7 +123,8 @@ def target(region: list[float], predicted: Tensor, counted: Tensor | None = None
     truth = mask_targets(boxes, crop, mask_boxes, instance, predicted.shape[-1])
     logits = (predicted.float() - 0.5)[None]
     share = None if counted is None else counted[None]
-    return mask_iou_targets(logits, truth, boxes, crop, mask_boxes, instance, share).item()
+    sizes = torch.tensor([[1, 1], image])
+    return mask_iou_targets(logits, truth, boxes, crop, mask_boxes, instance, sizes, share).item()
 
 
 def test_the_target_is_the_iou_with_the_whole_object():
@@ -135,6 +143,37 @@ def test_the_target_is_the_iou_with_the_whole_object():
     void = everything.clone()
     void[4:] = 0
     assert target([0, 0, 20, 20], everything, void) == pytest.approx(200 / 300)
+
+
+def test_what_is_outside_of_the_image_is_no_part_of_the_object():
+    """As after a random crop: the crop of the object reaches beyond the image."""
+    everything = torch.ones(8, 8)
+    right = everything.clone()
+    right[4:, 4:] = 0
+    assert target([0, 0, 10, 20], everything, image=(20, 10)) == pytest.approx(1)
+    assert target([0, 0, 20, 10], everything, image=(10, 20)) == pytest.approx(1)
+    assert target([0, 0, 16, 16], everything, image=(16, 16)) == pytest.approx(220 / 256)
+    # a region on the left half of what is left
+    assert target([0, 0, 5, 20], everything, image=(20, 10)) == pytest.approx(1 / 2)
+
+
+def test_a_perfect_mask_of_an_object_that_was_cut_has_the_target_1():
+    torch.manual_seed(0)
+    crop = torch.zeros(40, 28, 28, dtype=torch.uint8)
+    crop[:, 3:25, 3:25] = 1
+    first = torch.rand(40, 2) * 60 - 20
+    whole = torch.cat([first, first + 10 + torch.rand(40, 2) * 40], dim=1)
+    sizes = torch.tensor([[48, 64]]).expand(40, 2)
+    limits = sizes.flip(1).repeat(1, 2)
+    seen = torch.minimum(whole.clamp(min=0), limits)
+    seen = torch.where((seen[:, 2:] - seen[:, :2] > 6).all(1, keepdim=True), seen, whole)
+    own = torch.arange(40)
+    truth = mask_targets(seen, crop, whole, own, 28)
+    fits = mask_iou_targets(truth - 0.5, truth, seen, crop, whole, own, sizes)
+    cut = ((seen != whole).any(1)) & (truth.sum((1, 2)) > 100)
+    assert cut.sum() > 15
+    assert fits[cut].min() > 0.85  # rounding to pixels of the mask
+    assert fits[cut].mean() > 0.97
 
 
 def lively(**options: Any) -> MaskRCNN:

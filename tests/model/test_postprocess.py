@@ -112,6 +112,27 @@ def test_a_pixel_of_exclusive_masks_belongs_to_the_best_detection():
     )
 
 
+def test_a_detection_below_the_threshold_of_its_class_takes_no_pixel():
+    given = {
+        "boxes": torch.tensor([[[2.0, 2, 30, 30], [2, 2, 30, 30], [2, 2, 30, 30]]]),
+        "scores": torch.tensor([[0.6, 0.5, 0.4]]),
+        "labels": torch.tensor([[2, 1, 1]]),
+        "masks": torch.ones(1, 3, 28, 28),
+        "valid": torch.ones(1, 3, dtype=torch.bool),
+    }
+    batch = {
+        "image_ids": torch.tensor([7]),
+        "scales": torch.ones(1, 2),
+        "original_sizes": torch.tensor([[50, 45]]),
+    }
+    thresholds = np.array([0.5, 0.7])  # the first detection does not reach that of its class
+    (alone,) = to_original(given, batch, thresholds)
+    assert alone["scores"].tolist() == [0.5]
+    (found,) = to_original(given | {"exclusive": given["valid"]}, batch, thresholds)
+    assert found["labels"].tolist() == [1]
+    assert found["masks"] == alone["masks"]
+
+
 def test_exclusive_masks_of_an_image_without_detections():
     empty = {
         "boxes": torch.zeros(1, 2, 4),

@@ -118,6 +118,11 @@ def choose_cutouts(
     and a line for the log.
     """
     cutouts = Cutouts(index, image_size, cache)
+    if not len(cutouts.images()):
+        return Cutouts(index, image_size, None), (
+            "augment.copy_paste has nothing to paste: every object is a crowd region, has no mask, "
+            f"or has a box of over {LARGEST_SHARE:.0%} of its image"
+        )
     spans = index.spans
     before = np.r_[0, np.cumsum(cutouts.bytes)]
     needed = int((before[spans[:, 1]] - before[spans[:, 0]]).sum())

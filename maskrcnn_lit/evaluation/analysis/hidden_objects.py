@@ -2,9 +2,9 @@
 
 *Hidden share*: 1 - visible pixels / all pixels of the object. A json with amodal masks has both
 ("amodal_segmentation", or its "amodal_area"). Else the share is estimated from the other objects of
-the image: of the pixels in the object's box that are its own or another object's, the share of the
-others'. The estimate does not know which object lies in front. Without masks it is the share of the
-box that other boxes cover.
+the image: of the pixels in the object's box that belong to any object, the share that is not its
+own. The estimate does not know which object lies in front. Without masks it is the share of the box
+that other boxes cover.
 
 *Occluded* objects have one part and a hidden share of OCCLUDED_FROM or more; *separated* ones have
 a visible mask of several parts that do not touch, also not at a corner. Recall of both as in Zhan
@@ -126,11 +126,7 @@ def hidden_shares(
     shares = np.zeros(len(objects))
     shares[known] = 1 - np.minimum(areas[known] / whole[known], 1)
     if not known.all():
-        others = _others_in_box(visible, areas, boxes, image)
-        estimate = np.divide(
-            others, others + areas, out=np.zeros(len(objects)), where=others + areas > 0
-        )
-        shares[~known] = estimate[~known]
+        shares[~known] = _estimated_shares(visible, boxes, image)[~known]
     return shares, known
 
 
@@ -141,16 +137,17 @@ def _amodal_area(annotation: Mapping[str, Any], image: Mapping[str, Any]) -> flo
     return float(annotation.get(AMODAL_AREA) or 0)
 
 
-def _others_in_box(
-    masks: Sequence[Any], areas: Floats, boxes: Floats, image: Mapping[str, Any]
-) -> Floats:
-    """G: the pixels of the other objects in each object's box."""
+def _estimated_shares(masks: Sequence[Any], boxes: Floats, image: Mapping[str, Any]) -> Floats:
+    """G: of the pixels of all objects in each object's box, the share that is not its own."""
     frames = rle_tools.frPyObjects(boxes, image["height"], image["width"])
-    # of each mask, the share in each box
-    inside = np.asarray(rle_tools.iou(list(masks), frames, [1] * len(frames)), dtype=np.float64)
-    pixels = inside * areas[:, None]
-    np.fill_diagonal(pixels, 0)
-    return pixels.sum(0)
+    every = rle_tools.merge(list(masks))
+    both = [
+        rle_tools.merge([mask, frame], intersect=True)
+        for mask, frame in zip(masks, frames, strict=True)
+    ]
+    seen = [rle_tools.merge([every, frame], intersect=True) for frame in frames]
+    own, total = mask_areas(both), mask_areas(seen)
+    return 1 - np.divide(own, total, out=np.ones(len(masks)), where=total > 0)
 
 
 def _part_counts(objects: Sequence[Mapping[str, Any]], image: Mapping[str, Any]) -> Ints:

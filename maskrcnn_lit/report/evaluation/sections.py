@@ -16,8 +16,8 @@ Plots = Mapping[str, tuple[bytes, bytes]]  # name -> light, dark PNG
 Rows = list[list[str]]
 
 ESTIMATE = (
-    "of the pixels in an object's box that are its own or another object's, the share of the "
-    "others', whichever lies in front"
+    "of the pixels in an object's box that belong to any object, the share that is not its own, "
+    "whichever lies in front"
 )
 
 # What the hidden shares come from -> a sentence.
@@ -33,8 +33,8 @@ HIDDEN_TERMS = (
     "Occluded: one part, and a tenth or more is hidden. Separated: several parts. Their recall "
     "counts detections with a score of 0.3 or more at IoU 0.75. Merged: detections that cover more "
     "than half of each of several objects of their class. Split: objects in which several "
-    "detections lie by more than half. These and the count error count detections that reach the "
-    "threshold of their class."
+    "detections of their class lie by more than half. These and the count error count detections "
+    "that reach the threshold of their class."
 )
 
 

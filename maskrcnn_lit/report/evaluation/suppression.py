@@ -3,6 +3,7 @@
 A row has nms, agnostic_nms, exclusive, "own", "metrics" and "difference": launch/suppression.py.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,9 +17,12 @@ def choice_rows(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     head = ["suppression", "mask AP", "box AP", "difference", "95 % interval", "p"]
     table = []
     for row in rows:
-        cells = [describe(row), *(f"{row['metrics'][f'val/{k}_ap']:.3f}" for k in ("mask", "box"))]
+        scores = [row["metrics"][f"val/{kind}_ap"] for kind in ("mask", "box")]
+        cells = [describe(row), *("-" if math.isnan(ap) else f"{ap:.3f}" for ap in scores)]
         if row["own"]:
             cells += ["the run's own", "", ""]
+        elif math.isnan(scores[0]):  # no object has a mask
+            cells += ["-", "-", "-"]
         else:
             low, high = row["difference"]["interval"]
             value, p = row["difference"]["value"], row["difference"]["p_value"]

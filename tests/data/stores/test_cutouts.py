@@ -105,6 +105,15 @@ def test_they_are_stored_where_there_is_room(tmp_path: Path):
         assert calls.count - before == (0 if stored and before else 1 if stored else 2)
 
 
+def test_a_set_with_nothing_to_paste_is_told(tmp_path: Path):
+    cutouts, line = choose_cutouts(
+        "auto", small_index(tmp_path, 6).at(np.array([0])), 64, tmp_path / "cache", 1
+    )
+    assert not len(cutouts.images())
+    assert "nothing to paste: every object is a crowd region, has no mask, or has a box of" in line
+    assert "over 25% of its image" in line
+
+
 @pytest.mark.parametrize("share", [0.2, 0.3])
 def test_a_box_of_more_than_a_quarter_of_the_image_has_none(tmp_path: Path, share: float):
     index = small_index(tmp_path, 6)

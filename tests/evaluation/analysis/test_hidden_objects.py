@@ -59,6 +59,22 @@ def test_without_amodal_masks_the_others_in_the_box_count():
     assert boxes.tolist() == pytest.approx([100 / 400, 100 / 900])
 
 
+@pytest.mark.parametrize("others", [1, 2, 4])
+def test_a_pixel_of_several_objects_counts_once(others: int):
+    """An object of 300 pixels in a box of 400; others have its last quarter and more, each the
+    same. A pixel that is its own, too, is not hidden.
+    """
+    corner = np.zeros(SIZE, bool)
+    corner[:20, :20] = True
+    corner[10:20, 10:20] = False
+    truth, _ = scene([(1, "ant", (0, 0, 20, 20)), *[(1, "bee", (5, 10, 30, 30))] * others], [])
+    truth["annotations"][0]["segmentation"] = rle(corner)
+    shares, _ = hidden_shares(truth["annotations"], IMAGE)
+    assert shares[0] == pytest.approx(0.25)
+    # 50 of 900 pixels of the box of the others belong to the first, and to them
+    assert shares[1:].tolist() == [0] * others
+
+
 def test_recall_by_hidden_share():
     objects = [(1, "ant", (30 * n, 0, 20, 10)) for n in range(4)]
     truth, results = scene(objects, [(*objects[0], 0.9), (*objects[2], 0.8)])
