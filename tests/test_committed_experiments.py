@@ -36,7 +36,8 @@ def test_each_job_has_the_scores_of_the_csv(folder: Path):
     assert len(rows) >= 4
     for row in rows:
         lines = [line for line in page.splitlines() if line.startswith(f"| {row['job']} | ")]
-        wanted = [f"{float(row[score]):.3f}" for score in ("mask_ap", "box_ap", "mask_ap50")]
+        masks = [] if row.get("model") == "tiny_faster_rcnn" else ["mask_ap", "mask_ap50"]
+        wanted = [f"{float(row[score]):.3f}" for score in ("box_ap", *masks)]
         assert any(all(number in line for number in wanted) for line in lines), row["name"]
 
 
