@@ -59,13 +59,15 @@ def sample_source(
     drawn = int.from_bytes(digest[:8], "big") / 2**64
     if drawn >= probability:
         return None
-    first, last = (int(np.searchsorted(candidates, key[1], side)) for side in ("left", "right"))
-    others = len(candidates) - (last - first)  # without the image itself
+    own = slice(*np.searchsorted(candidates, [key[1], key[1] + 1]).tolist())
+    others = len(candidates) - (own.stop - own.start)
     if not others:
         return None
     rng = np.random.default_rng(int.from_bytes(digest[8:], "big"))
-    drawn_other = int(rng.integers(others))
-    return int(candidates[drawn_other if drawn_other < first else drawn_other + last - first]), rng
+    number = int(rng.integers(others))
+    if number >= own.start:
+        number += own.stop - own.start
+    return int(candidates[number]), rng
 
 
 def paste(
