@@ -385,13 +385,7 @@ class Predictor:
         """
         tiling = None if tile is None else Tiling(tile, overlap)
         given = (batch_size, score_threshold, max_pixels, tiling)
-        inputs = iterate_inputs(
-            sources,
-            max_pixels=max_pixels,
-            page=page,
-            strips=tile is not None,
-            bits=self.bits,
-        )
+        inputs = self._inputs(sources, max_pixels, page, strips=tile is not None)
         if stream:
             return self._stream(inputs, *given)
         images = _without_videos(inputs)
@@ -436,15 +430,16 @@ class Predictor:
         if track is not None:
             build_tracker(track)  # report mistakes at once
         tiling = None if tile is None else Tiling(tile, overlap)
-        inputs = iterate_inputs(
-            sources,
-            max_pixels=max_pixels,
-            page=page,
-            strips=tile is not None,
-            bits=self.bits,
-        )
+        inputs = self._inputs(sources, max_pixels, page, strips=tile is not None)
         stream = self._stream(inputs, batch_size, score_threshold, max_pixels, tiling)
         return stream if track is None else _tracked(stream, track)
+
+    def _inputs(
+        self, sources: Any, max_pixels: int, page: int | None, *, strips: bool
+    ) -> Iterator[Input]:
+        return iterate_inputs(
+            sources, max_pixels=max_pixels, page=page, strips=strips, bits=self.bits
+        )
 
     def _stream(
         self,

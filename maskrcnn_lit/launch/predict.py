@@ -35,7 +35,7 @@ def predict(config: DictConfig) -> None:
         page=config.page,
         strips=config.tile is not None,
     )
-    inputs = list_sources()  # a missing file is told before the model is loaded
+    inputs = list_sources()  # a missing file is an error before the model is loaded
     model = load_model(
         config.run,
         score_threshold=config.score_threshold,

@@ -111,16 +111,18 @@ def test_every_choice_scores_as_an_evaluation_of_it_and_the_best_is_stored(
 
 def test_what_is_refused_leaves_no_folder(trained: Path, run_dir: Path):
     shutil.copytree(trained, run_dir, ignore=shutil.ignore_patterns("evaluations"))
-    told = refused("evaluate", f"run={run_dir}", "tta=flip", "model.nms=soft")
-    assert "use model.nms=box, mask, matrix or containment" in told
+    message = refused("evaluate", f"run={run_dir}", "tta=flip", "model.nms=soft")
+    assert "use model.nms=box, mask, matrix or containment" in message
     assert not (run_dir / "evaluations").exists()
 
 
 def test_results_of_another_tool_have_one_suppression(tmp_path: Path):
     assert "give run=RUN" in refused("evaluate", f"results={tmp_path}/r.json", "nms=all")
     for option in ("model.nms=mask", "model.agnostic_nms=true", "model.exclusive=true"):
-        told = refused("evaluate", f"results={tmp_path}/r.json", "data=shapes", option)
-        assert f"{option.replace('true', 'True')} needs a model, and results=FILE has none" in told
+        message = refused("evaluate", f"results={tmp_path}/r.json", "data=shapes", option)
+        assert (
+            f"{option.replace('true', 'True')} needs a model, and results=FILE has none" in message
+        )
 
 
 def test_a_model_of_one_class_has_its_own_suppression_among_the_choices():

@@ -84,6 +84,13 @@ def test_an_image_without_detections():
         assert len(image["scores"]) == 0
 
 
+BATCH = {  # an image of 50 x 45 pixels at its own size
+    "image_ids": torch.tensor([7]),
+    "scales": torch.ones(1, 2),
+    "original_sizes": torch.tensor([[50, 45]]),
+}
+
+
 def test_a_pixel_of_exclusive_masks_belongs_to_the_best_detection():
     torch.manual_seed(0)
     given = {
@@ -93,13 +100,8 @@ def test_a_pixel_of_exclusive_masks_belongs_to_the_best_detection():
         "masks": torch.ones(1, 4, 28, 28),
         "valid": torch.ones(1, 4, dtype=torch.bool),
     }
-    batch = {
-        "image_ids": torch.tensor([7]),
-        "scales": torch.ones(1, 2),
-        "original_sizes": torch.tensor([[50, 45]]),
-    }
-    plain = to_original(given, batch)[0]
-    found = to_original(given | {"exclusive": given["valid"]}, batch)[0]
+    plain = to_original(given, BATCH)[0]
+    found = to_original(given | {"exclusive": given["valid"]}, BATCH)[0]
     masks = pycocotools.mask.decode(plain["masks"]).astype(bool)
     assert masks.sum(2).max() > 1
     expected = [masks[..., 0], masks[..., 1] & ~masks[..., 0], masks[..., 3] & ~masks[..., 0]]
@@ -120,15 +122,10 @@ def test_a_detection_below_the_threshold_of_its_class_takes_no_pixel():
         "masks": torch.ones(1, 3, 28, 28),
         "valid": torch.ones(1, 3, dtype=torch.bool),
     }
-    batch = {
-        "image_ids": torch.tensor([7]),
-        "scales": torch.ones(1, 2),
-        "original_sizes": torch.tensor([[50, 45]]),
-    }
     thresholds = np.array([0.5, 0.7])  # the first detection does not reach that of its class
-    (alone,) = to_original(given, batch, thresholds)
+    (alone,) = to_original(given, BATCH, thresholds)
     assert alone["scores"].tolist() == [0.5]
-    (found,) = to_original(given | {"exclusive": given["valid"]}, batch, thresholds)
+    (found,) = to_original(given | {"exclusive": given["valid"]}, BATCH, thresholds)
     assert found["labels"].tolist() == [1]
     assert found["masks"] == alone["masks"]
 
@@ -142,9 +139,4 @@ def test_exclusive_masks_of_an_image_without_detections():
         "valid": torch.zeros(1, 2, dtype=torch.bool),
         "exclusive": torch.zeros(1, 2, dtype=torch.bool),
     }
-    batch = {
-        "image_ids": torch.tensor([7]),
-        "scales": torch.ones(1, 2),
-        "original_sizes": torch.tensor([[50, 45]]),
-    }
-    assert to_original(empty, batch)[0]["masks"] == []
+    assert to_original(empty, BATCH)[0]["masks"] == []
