@@ -132,7 +132,8 @@ def setting_rows(ranking: Ranking) -> tuple[list[str], Rows]:
     head += [_accuracy(kind) for kind in accuracies]
     rows = []
     for letter, setting in zip(ranking.letters, ranking.settings, strict=True):
-        row = [letter, *setting.options.values(), str(len(setting.runs(ranking.ap)))]
+        seeds = max(len(setting.runs(name)) for name in aps)
+        row = [letter, *setting.options.values(), str(seeds)]
         for name in aps:
             mean = setting.mean(name)
             row.append(_with_interval(mean.value, mean.interval) if mean else "-")

@@ -146,6 +146,27 @@ def test_settings_show_means_over_seeds_and_jobs_their_own_numbers():
     assert rows[1][:5] == ["1", "B", "1", "0.200 (0.100 to 0.300)", "0.400"]
 
 
+def test_a_model_without_masks_has_its_seeds_too():
+    """Beside others that have mask AP, by which they are ranked."""
+    with_masks = job("a", "backbone=a", "seed=1", ap=0.2, seed=1)
+    boxes = [
+        job(
+            f"b{i}",
+            "backbone=b",
+            f"seed={i}",
+            seed=i,
+            metrics={"val/box_ap": 0.3, "val/images": 50.0},
+        )
+        for i in (1, 2)
+    ]
+    for one in (with_masks, *boxes):
+        one.config["backbone"] = {"name": one.name[0]}
+    (ranking,) = rankings([with_masks, *boxes])
+    head, rows = setting_rows(ranking)
+    seeds = {row[head.index("backbone")]: row[head.index("seeds")] for row in rows}
+    assert seeds == {"a": "1", "b": "2"}
+
+
 def test_costs_are_in_readable_units_and_unknown_ones_have_no_column():
     head, rows = cost_rows(jobs())
     assert head[4:] == [
