@@ -36,6 +36,16 @@ def test_a_batch_norm_keeps_its_numbers(kind: str):
     assert getattr(made, "momentum", 0.3) == 0.3
 
 
+@pytest.mark.parametrize(("own", "wanted"), [(0.0003, 0.1), (0.01, 0.1), (0.3, 0.3), (None, None)])
+@pytest.mark.parametrize("kind", ["batch", "sync"])
+def test_running_statistics_follow_a_short_training(
+    kind: str, own: float | None, wanted: float | None
+):
+    block = nn.Sequential(nn.BatchNorm2d(6, momentum=own))
+    replace_norms(block, kind)
+    assert block[0].momentum == wanted
+
+
 def test_a_frozen_norm_does_not_move():
     made, x = norm_of("frozen", 6, like=trained()).train(), torch.randn(2, 6, 5, 4)
     before = {name: value.clone() for name, value in made.state_dict().items()}
