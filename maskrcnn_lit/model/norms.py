@@ -17,8 +17,9 @@ NORMS = ("frozen", "batch", "sync", "group")  # what a batch norm may become
 HEAD_NORMS = (*NORMS, "layer")  # of the pyramid and the heads
 
 # The least share of a step in the running statistics of a batch norm. Torchvision's MobileNetV3 has
-# 0.01 and its MNASNet 0.0003, for trainings of 100,000s of steps: after 250 steps from random
-# weights, inference would use statistics that are mostly still those of the start.
+# 0.01 and its MNASNet 0.0003, for trainings of 100,000s of steps. After 250 steps, 0.01 leaves 0.08
+# of the start in a variance that is often 0.001: MobileNetV3 had a mask AP50 of 0.000 on shapes
+# instead of 0.235.
 MOMENTUM = 0.1
 
 # Limits that reject a mistyped number before it allocates terabytes.
