@@ -3,7 +3,7 @@ options.
 """
 
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 
 import numpy as np
@@ -211,8 +211,9 @@ def against(ranking: Ranking, theme: Theme, *, name: str) -> Figure:
     figure, ax = axes(
         12 + min(len(lines), len(theme.colors) + 1), AGAINST[name][1], APS[ranking.ap]
     )
-    for i, (text, members) in reversed(list(enumerate(lines.items()))):
-        style = line_style(i, len(lines), text, theme)
+    labels = _shown(lines)
+    for i, members in reversed(list(enumerate(lines.values()))):
+        style = line_style(i, len(lines), labels[i], theme)
         values = [setting.values(ranking.ap) for _, setting in members]
         places = [x for x, _ in members]
         ax.plot(places, [np.mean(several) for several in values], "o-", ms=4, lw=1.6, **style)
@@ -261,9 +262,9 @@ def heat_map(ranking: Ranking, theme: Theme) -> Figure:
     rows = sorted({rate for _, cells in shown for _, rate in cells})
     top = max(value for _, cells in shown for value in cells.values())
     figure = blank(len(shown) * (2.2 * len(rows) + 3))
-    for ax, (text, cells) in zip(
-        figure.subplots(len(shown), 1, squeeze=False)[:, 0], shown, strict=True
-    ):
+    titles = _shown([text for text, _ in shown])
+    panels = figure.subplots(len(shown), 1, squeeze=False)[:, 0]
+    for ax, title, (_, cells) in zip(panels, titles, shown, strict=True):
         values = np.array(
             [[cells.get((epochs, rate), np.nan) for epochs in columns] for rate in rows]
         )
@@ -278,7 +279,7 @@ def heat_map(ranking: Ranking, theme: Theme) -> Figure:
         ax.set_xticks(range(len(columns)), [f"{epochs:g}" for epochs in columns])
         ax.set_yticks(range(len(rows)), [f"{rate:g}" for rate in rows])
         ax.set(xlabel="epochs", ylabel="learning rate")
-        ax.set_title(text, fontsize=9)
+        ax.set_title(title, fontsize=9)
         ax.spines[:].set_visible(False)
     return figure
 
@@ -287,10 +288,16 @@ def short(text: str) -> str:
     return text if len(text) <= LONG else f"{text[: LONG - 3]}..."
 
 
+def _shown(texts: Collection[str]) -> list[str]:
+    """The labels as a plot has room for them; in full where they would be the same then."""
+    cut = [short(text) for text in texts]
+    return cut if len(set(cut)) == len(cut) else list(texts)
+
+
 def _rest(setting: Setting, *names: str) -> str:
     """The label of a setting without the options of these names."""
     drop = {AGAINST[name][0] for name in names}
-    return short(label({key: value for key, value in setting.options.items() if key not in drop}))
+    return label({key: value for key, value in setting.options.items() if key not in drop})
 
 
 def _from_zero(ax: Axes, settings: tuple[Setting, ...], ap: str) -> None:

@@ -8,7 +8,15 @@ from colored import colors_of
 from comparison_sample import job
 from PIL import Image
 
-from maskrcnn_lit.report.comparison.plots import ROWS, curves, over_epochs, plots_of, scores
+from maskrcnn_lit.report.comparison.plots import (
+    ROWS,
+    curves,
+    heat_map,
+    over_epochs,
+    plots_of,
+    scores,
+    series,
+)
 from maskrcnn_lit.report.comparison.settings import Ranking, rankings
 from maskrcnn_lit.report.theme import DARK, LIGHT, render
 
@@ -155,3 +163,23 @@ def test_every_plot_can_be_drawn(theme):
         image = np.asarray(Image.open(io.BytesIO(render(draw, ranking(), theme))).convert("RGB"))
         assert image.shape[1] == 960
         assert len(colors_of(image)) > 10
+
+
+def test_settings_whose_long_labels_begin_alike_have_lines_and_maps_of_their_own():
+    jobs = []
+    for ending in ("a", "b"):
+        backbone = f"a_backbone_whose_name_is_longer_than_a_plot_has_room_for_{ending}"
+        for images in (60, 200):
+            options = (f"backbone={backbone}", f"data.train_images={images}")
+            train = {"images": images, "ids_sha256": "x"}
+            one = job(f"{ending}{images}", *options, ap=0.2, data={"train": train})
+            one.config["backbone"] = {"name": backbone}
+            one.config["data"] = {"train_images": images}
+            one.config["optimizer"] = {"lr": 0.1}
+            one.config["trainer"] = {"epochs": 5}
+            jobs.append(one)
+    (ranking,) = rankings(jobs)
+    lines = series(ranking, "data_size")
+    assert [[x for x, _ in members] for members in lines.values()] == [[60, 200], [60, 200]]
+    maps = heat_map(ranking, LIGHT).axes
+    assert len({ax.get_title() for ax in maps}) == len(maps) == 4
