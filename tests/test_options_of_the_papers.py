@@ -69,6 +69,16 @@ def test_it_trains_and_detects(name: str):
     assert masks.max() <= 1
 
 
+@pytest.mark.parametrize("options", [{"kind": "pool"}, {"points": 0}])
+def test_operators_of_each_level_train_in_mixed_precision(options: dict[str, Any]):
+    model, batch = make_model(roi_align=options), make_batch()
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = model(batch).losses
+    torch.stack(list(losses.values())).sum().backward()
+    gradients = [parameter.grad for parameter in model.parameters()]
+    assert all(grad is not None and grad.isfinite().all() for grad in gradients)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("name", [name for name in CHOICES if name != "pool"])
 def test_its_graphs_and_its_fused_form_detect_the_same(name: str):

@@ -128,26 +128,29 @@ def whole_cells(scaled: Tensor, height: Tensor | int, width: Tensor | int) -> Te
 def _by_level(
     pyramid: Sequence[Tensor], wanted: RoIs, strides: Sequence[int], aligned: bool, kind: str
 ) -> Tensor:
-    """RoIAlign with as many samples as cells, or RoIPool: torchvision's operator of each level."""
+    """RoIAlign with as many samples as cells, or RoIPool: torchvision's operator of each level.
+
+    It takes regions in the type of the features. Half precision would move them by several pixels,
+    so both are in float32 at least.
+    """
     boxes, image, size = wanted
-    level, rois = (
-        level_of(boxes, len(strides)),
-        torch.cat([image[:, None].to(boxes.dtype), boxes], dim=1),
-    )
-    out = pyramid[0].new_zeros(len(boxes), pyramid[0].shape[1], size, size)
+    wide = torch.promote_types(pyramid[0].dtype, torch.float32)
+    level = level_of(boxes, len(strides))
+    rois = torch.cat([image[:, None].to(wide), boxes.to(wide)], dim=1)
+    out = boxes.new_zeros(len(boxes), pyramid[0].shape[1], size, size, dtype=wide)
     for number, (features, stride) in enumerate(zip(pyramid, strides, strict=True)):
         here = (level == number).nonzero()[:, 0]
-        own, scale = rois[here].to(features.dtype), 1 / stride
+        own, cells, scale = rois[here], features.to(wide), 1 / stride
         if kind == "pool":
-            pooled = torchvision.ops.roi_pool(features, own, size, scale)
+            pooled = torchvision.ops.roi_pool(cells, own, size, scale)
         elif kind == "warp":
-            cells = whole_cells(own[:, 1:] * scale, *features.shape[-2:])
-            own = torch.cat([own[:, :1], cells], dim=1)
-            pooled = torchvision.ops.roi_align(features, own, size, 1.0, 0, False)
+            whole = whole_cells(own[:, 1:] * scale, *features.shape[-2:])
+            own = torch.cat([own[:, :1], whole], dim=1)
+            pooled = torchvision.ops.roi_align(cells, own, size, 1.0, 0, False)
         else:
-            pooled = torchvision.ops.roi_align(features, own, size, scale, 0, aligned)
-        out = out.index_copy(0, here, pooled)
-    return out
+            pooled = torchvision.ops.roi_align(cells, own, size, scale, 0, aligned)
+        out = out.index_copy(0, here, pooled.to(wide))
+    return out.to(pyramid[0].dtype)
 
 
 @torch.compiler.assume_constant_result  # a constant in compiled code

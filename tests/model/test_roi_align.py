@@ -276,3 +276,24 @@ def test_warping_with_as_many_samples_as_cells_is_a_mean_over_whole_cells():
     cells = maps[0][0, :, 1:5, 2:8]
     expected = cells.unflatten(2, (2, 3)).unflatten(1, (2, 2)).mean((2, 4))
     assert (found[0] - expected).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("kind", ["align", "warp", "pool"])
+@pytest.mark.parametrize("points", [0, 2])
+@pytest.mark.parametrize("autocast", [True, False])
+def test_half_precision_reads_the_same_cells(kind: str, points: int, autocast: bool):
+    """Features of bfloat16 are read where those of float32 are: regions beyond 256 px are not whole
+    numbers of bfloat16, whose step is 4 px from 512 to 1024.
+    """
+    maps = [torch.randn(1, 3, 1024 // s, 1024 // s).bfloat16() for s in STRIDES]
+    corner = torch.rand(60, 2) * 900
+    boxes = torch.cat([corner, corner + 4 + torch.rand(60, 2) * 300], dim=1)
+    wanted = pooled([boxes], 7)
+    (expected,) = roi_align(
+        [m.float() for m in maps], [wanted], strides=STRIDES, points=points, kind=kind
+    )
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        (found,) = roi_align(maps, [wanted], strides=STRIDES, points=points, kind=kind)
+    assert found.dtype == torch.bfloat16
+    # 8 bits of mantissa of the weights and of the sum
+    torch.testing.assert_close(found.float(), expected, rtol=0.01, atol=0.03)
