@@ -22,13 +22,13 @@ from maskrcnn_lit.errors import UserError, plural
 from maskrcnn_lit.evaluation.t_test import CONFIDENCE, holm, mean, welch
 from maskrcnn_lit.evaluation.titles import TITLES, metric_title
 from maskrcnn_lit.report.comparison.settings import (
-    APS,
     LOCATIONS,
-    NEUTRAL,
     Job,
+    common_ap,
     endings,
     flat_config,
     limit,
+    neutral,
     option,
     option_value,
 )
@@ -52,7 +52,7 @@ _NOT_COMPARED = (*LOCATIONS, "seed", "data.cache_dir", "data.root", "data.worker
 @dataclass(frozen=True)
 class Request:
     """What a table is to have. rows, columns: names of options; metrics: with several, each has
-    its own columns; none: mask AP, or else box AP; seeds: one of SEEDS.
+    its own columns; none: mask AP, or box AP if some runs have no masks; seeds: one of SEEDS.
     """
 
     rows: tuple[str, ...]
@@ -112,8 +112,8 @@ def pivot(jobs: Sequence[Job], request: Request) -> Pivot:
             seed.
     """
     finished = [job for job in jobs if job.status == "finished"]
-    default = [name for name in APS if any(job.metric(name) is not None for job in finished)][:1]
-    metrics = tuple(_metric(finished, name) for name in request.metrics or default or APS)
+    asked = request.metrics or (common_ap(finished),)
+    metrics = tuple(_metric(finished, name) for name in asked)
     for name in (*request.rows, *request.columns):
         _check_option(finished, name)
     groups: dict[tuple[Key, Key], list[Job]] = {}
@@ -333,6 +333,7 @@ def _differing(jobs: Sequence[Job]) -> list[str]:
     """The options that differ among runs, apart from seeds that follow the run's, and paths."""
     if len(jobs) < 2:
         return []
+    skipped = neutral(jobs)
     flat = [(job, flat_config(job.config)) for job in jobs]
     names = dict.fromkeys(name for _, config in flat for name in config)
 
@@ -347,7 +348,7 @@ def _differing(jobs: Sequence[Job]) -> list[str]:
         name
         for name in names
         if name not in _NOT_COMPARED
-        and not name.startswith(NEUTRAL)
+        and not name.startswith(skipped)
         and len({shown(*one, name) for one in flat}) > 1
     ]
 

@@ -2,10 +2,12 @@
 
 from matplotlib.figure import Figure
 
-from maskrcnn_lit.report.comparison.pivot import Cell, Pivot, column_title, title_of
+from maskrcnn_lit.report.comparison.pivot import Cell, Pivot, title_of
 from maskrcnn_lit.report.comparison.plots import short
 from maskrcnn_lit.report.theme import Theme, axes, legend_below, line_style
 from maskrcnn_lit.runs.costs import COSTS
+
+LINE = 80  # maximum number of letters side by side below the axis
 
 
 def pivot_plot(table: Pivot, theme: Theme) -> Figure:
@@ -31,9 +33,12 @@ def _lines(table: Pivot, theme: Theme) -> Figure:
             capsize=2,
             **line_style(i, len(table.rows), short(", ".join(row)), theme),
         )
-    names = [short(column_title(table.request, column)) for column in table.columns]
-    bare = [name.rpartition("=")[2] for name in names] if len(table.request.columns) == 1 else names
-    ax.set_xticks(range(len(bare)), bare)
+    # the values of a column, one below the other
+    names = ["\n".join(map(short, column)) for column in table.columns]
+    ax.set_xticks(range(len(names)), names)
+    longest = max(len(value) for column in table.columns for value in column)
+    if longest * len(names) > LINE:
+        ax.tick_params(axis="x", rotation=30)
     ax.set_ylim(bottom=0)
     ax.grid()
     legend_below(figure, ax)

@@ -1,6 +1,7 @@
 """The sentences of a comparison. Every number in them comes from the jobs."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from maskrcnn_lit.errors import plural
 from maskrcnn_lit.evaluation.bootstrap import Resampled
@@ -89,8 +90,11 @@ def _nothing_learned(ranking: Ranking) -> bool:
 
 
 def _fronts(ranking: Ranking) -> Iterator[str]:
+    scored = tuple(setting for setting in ranking.settings if setting.values(ranking.ap))
+    complete = len(scored) == len(ranking.settings)
+    among = "" if complete else f"Of the {len(scored)} settings with a {APS[ranking.ap]}: "
     fronts: dict[tuple[str, ...], list[str]] = {}
-    for name in varied_costs(ranking):
+    for name in varied_costs(replace(ranking, settings=scored)):
         points = cost_points(ranking, name)
         front = tuple(
             points[i][0].label for i in pareto((cost, score) for _, cost, score in points)
@@ -104,10 +108,10 @@ def _fronts(ranking: Ranking) -> Iterator[str]:
                 f"the best {APS[ranking.ap]}",
                 *(f"the {COSTS[cost].least}" for cost in costs),
             ]
-            yield f"{front[0]} has {', '.join(message[:-1])} and {message[-1]}."
+            yield f"{among}{front[0]} has {', '.join(message[:-1])} and {message[-1]}."
         else:
             yield (
-                f"Pareto front of {APS[ranking.ap]} against {against}, from the cheapest: "
+                f"{among}Pareto front of {APS[ranking.ap]} against {against}, from the cheapest: "
                 f"{'; '.join(front)}."
             )
 

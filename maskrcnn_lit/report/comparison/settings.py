@@ -18,7 +18,7 @@ from maskrcnn_lit.runs.result import RunResult
 
 NOT_RUN = "not run"  # the status of a job of a sweep that has no folder
 
-# Runs are ranked by the first available one.
+# Runs are ranked by the first one that the most of them have.
 APS = {name: metric_title(name) for name in ("val/mask_ap", "val/box_ap")}
 
 # Shown in tables and plots over epochs.
@@ -33,7 +33,6 @@ NEUTRAL = ("auto_batch", "callbacks.prune", "data.prepare")
 
 _SKIPPED = (
     *LOCATIONS,
-    *NEUTRAL,
     "data.root",
     "data.cache_dir",
     "seed",
@@ -166,10 +165,21 @@ def varying(jobs: Sequence[Job]) -> dict[str, list[str]]:
     seed.
     """
     names = dict.fromkeys(name for job in jobs for name in _typed(job))
+    skipped = (*_SKIPPED, *neutral(jobs))
     values_by_name = {
-        name: [option(job, name) for job in jobs] for name in names if name not in _SKIPPED
+        name: [option(job, name) for job in jobs] for name in names if name not in skipped
     }
     return {name: values for name, values in values_by_name.items() if len(set(values)) > 1}
+
+
+def neutral(jobs: Sequence[Job]) -> tuple[str, ...]:
+    """NEUTRAL, and how often a training was validated if nothing waits for validations."""
+    waits = any(
+        option_value(job, "trainer.patience") is not None
+        or option_value(job, "optimizer.schedule") == "plateau"
+        for job in jobs
+    )
+    return NEUTRAL if waits else (*NEUTRAL, "evaluation.every_n_epochs")
 
 
 def option(job: Job, name: str) -> str:
@@ -242,7 +252,7 @@ def settings(jobs: Sequence[Job], options: Mapping[str, Sequence[str]]) -> list[
 
 def rankings(jobs: Sequence[Job], metric: str | None = None) -> list[Ranking]:
     """A ranking for each set of validation images, largest number of jobs first, by `metric` if
-    available, else by the first available of APS.
+    available, else by `common_ap`.
     """
     scored = [job for job in jobs if job.scored]
     truths: dict[str, set[str | None]] = {}
@@ -263,8 +273,10 @@ def rankings(jobs: Sequence[Job], metric: str | None = None) -> list[Ranking]:
 
 def _ranking(jobs: Sequence[Job], title: str, metric: str | None) -> Ranking:
     ranked = settings(jobs, varying(jobs))
-    names = (metric, *APS) if metric is not None else tuple(APS)
-    ap = next(name for name in names if any(setting.values(name) for setting in ranked))
+    if metric is not None and any(job.metric(metric) is not None for job in jobs):
+        ap = metric
+    else:
+        ap = common_ap(jobs)
     order = sorted(ranked, key=lambda s: -(m.value if (m := s.mean(ap)) else -1))
     if order and len(order[0].options) > MOST_NAMED:
         order = [
@@ -272,6 +284,11 @@ def _ranking(jobs: Sequence[Job], title: str, metric: str | None) -> Ranking:
             for setting, letter in zip(order, letters(len(order)), strict=True)
         ]
     return Ranking(title, tuple(order), ap)
+
+
+def common_ap(jobs: Sequence[Job]) -> str:
+    """The AP that the most jobs have: mask AP, or box AP if some jobs have no masks."""
+    return max(APS, key=lambda name: sum(job.metric(name) is not None for job in jobs))
 
 
 def limit(job: Job) -> int:
@@ -304,7 +321,8 @@ def _typed(job: Job) -> dict[str, str]:
 def _without_seed(jobs: Sequence[Job]) -> list[str]:
     """A key for each job, equal for jobs whose configs differ only in the seed and output paths."""
     flat = [flat_config(job.config) for job in jobs]
-    names = sorted({name for config in flat for name in config if not name.startswith(NEUTRAL)})
+    skipped = neutral(jobs)
+    names = sorted({name for config in flat for name in config if not name.startswith(skipped)})
     names = [name for name in names if len({str(config.get(name)) for config in flat}) > 1]
     keys = []
     for job, config in zip(jobs, flat, strict=True):

@@ -104,7 +104,8 @@ def sentences(ranking: Ranking, comparisons: Sequence[Comparison]) -> list[str]:
         return []
     outcomes = zip(comparisons, significant(comparisons), strict=True)
     message = [_sentence(comparison, APS[ranking.ap], is_so) for comparison, is_so in outcomes]
-    others = len(ranking.settings) - 1 - len(comparisons)
+    known = [setting for setting in ranking.settings if setting.values(ranking.ap)]
+    others = len(known) - 1 - len(comparisons)
     more = (
         f"; the other {others} settings, which differ in more options, were not tested"
         if others > 0

@@ -82,7 +82,8 @@ def write_comparison(
     """Write report.html, report.md, results.csv, curves.csv, tables.tex, references.bib, and
     plots/NAME.png, .pdf and .svg of the runs in `sources` to `out`; return the path of the page.
 
-    metric: ranks the runs, "val/mask_ap" or "val/box_ap"; None: the first available.
+    metric: ranks the runs, "val/mask_ap" or "val/box_ap"; None: mask AP, or box AP if some runs
+        have no masks.
     table: of one more table, written as table.tex, table.csv and plots/table.*.
     baselines: run folders, whose settings are the baselines of their rankings.
 
@@ -194,6 +195,11 @@ def _with_baselines(rankings: Sequence[Ranking], folders: Sequence[Path]) -> lis
                 "give a run of one of them"
             )
         baseline = next(iter(settings.values()), None)
+        if baseline is not None and not baseline.values(ranking.ap):
+            raise UserError(
+                f"baseline={baseline.jobs[0].folder} has no {APS[ranking.ap]}, by which the runs "
+                "are ranked: use metric=box_ap, or give a run with masks"
+            )
         result.append(replace(ranking, baseline=baseline))
     if wanted:
         raise UserError(
@@ -276,11 +282,12 @@ def _against_truth(
             if unlike := file_fault(file, job.result):
                 raise UserError(unlike)
             results = read_results(file)
-            one = _resampled(job, ranking.ap, match_all(truth.coco, results, limit(job)))
+            if job.metric(ranking.ap) is not None:
+                matches = match_all(truth.coco, results, limit(job))
+                resampled[job.name] = _resampled(job, ranking.ap, matches)
         except UserError as error:
             notes.append(f"{job.name} is neither drawn nor tested: {error}")
             continue
-        resampled[job.name] = one
         if job.name in drawn:
             detections[job.name] = [entry for entry in results if entry["image_id"] in ids]
     runs = [(drawn[name], detections[name]) for name in drawn if name in detections]

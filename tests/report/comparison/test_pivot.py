@@ -66,6 +66,16 @@ def test_means_and_deviations_with_numbers_in_their_order():
     ]
 
 
+def test_without_a_metric_the_cells_have_the_ap_that_all_runs_have():
+    boxes = job(
+        "boxes", config={"backbone": {"name": "none"}}, metrics={"val/box_ap": 0.5, "val/images": 1}
+    )
+    by_rows = Request(("backbone",))
+    jobs = [run("resnet50", 1000, 0.3, 1), boxes]
+    assert cells(pivot(jobs, by_rows)) == [["resnet50", "0.310"], ["none", "0.500"]]
+    assert cells(pivot(jobs[:1], by_rows)) == [["resnet50", "0.300"]]
+
+
 @pytest.mark.parametrize(
     ("seeds", "shown"),
     [("mean", "0.110"), ("n", "3"), ("mean±ci", "0.110 ± 0.025"), ("mean±std", "0.110 ± 0.010")],

@@ -78,6 +78,24 @@ def test_fronts_that_are_the_same_are_one_sentence():
     assert told[-1] == "large has the best mask AP and the lowest latency."
 
 
+def test_a_front_says_which_settings_it_leaves_out():
+    """The setting without masks has the fewest parameters, and is in no front of mask AP."""
+    boxes = {"val/box_ap": 0.5, "val/images": 50.0}
+    jobs = [
+        *group("a", 0.2, cost={"parameters": 20}),
+        *group("b", 0.3, cost={"parameters": 10}),
+        job("c0", "backbone=c", config={"backbone": {"name": "c"}}, metrics=boxes),
+    ]
+    jobs[-1].result.cost["parameters"] = 5
+    (by_masks,), (by_boxes,) = rankings(jobs, "val/mask_ap"), rankings(jobs)
+    assert ranking_sentences(by_masks, {})[1:] == [
+        "Of the 2 settings with a mask AP: b has the best mask AP and the fewest parameters."
+    ]
+    assert ranking_sentences(by_boxes, {})[1:] == [
+        "c has the best box AP and the fewest parameters."
+    ]
+
+
 def test_a_cost_that_does_not_vary_has_no_front():
     (ranking,) = rankings([*group("a", 0.2), *group("b", 0.3)])
     assert not [

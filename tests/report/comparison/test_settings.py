@@ -258,6 +258,47 @@ def test_runs_without_masks_are_ranked_by_box_ap():
     ]
 
 
+def test_runs_with_and_without_masks_are_ranked_by_the_ap_that_all_have():
+    jobs = [
+        job("masks", "model=mask_rcnn", ap=0.3, config={"model": 1}),
+        job("boxes", "model=faster_rcnn", config={"model": 2}, metrics=BOXES),
+    ]
+    (ranking,) = rankings(jobs)
+    assert ranking.ap == "val/box_ap"
+    assert [s.values(ranking.ap) for s in ranking.settings] == [[0.5], [0.31]]
+    (asked,) = rankings(jobs, "val/mask_ap")
+    assert [s.values("val/mask_ap") for s in asked.settings] == [[0.3], []]
+
+
+BOXES = {"val/box_ap": 0.5, "val/images": 50.0}
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "apart"),
+    [
+        ("trainer.patience", None, False),
+        ("trainer.patience", 3, True),
+        ("optimizer.schedule", "plateau", True),
+    ],
+)
+def test_how_often_a_run_was_validated_counts_if_it_waits_for_that(
+    option: str, value: Any, apart: bool
+):
+    group, _, name = option.partition(".")
+    jobs = [
+        job(
+            f"every{n}",
+            f"evaluation.every_n_epochs={n}",
+            ap=0.1,
+            seed=n,
+            config={"evaluation": {"every_n_epochs": n}, group: {name: value}},
+        )
+        for n in (1, 5)
+    ]
+    assert (len(settings(jobs, varying(jobs))) == 2) is apart
+    assert bool(varying(jobs)) is apart
+
+
 def test_the_pareto_front_holds_what_nothing_beats():
     points = [(4, 0.3), (1, 0.1), (2, 0.3), (3, 0.2), (5, 0.5), (2, 0.3), (1, 0.05)]
     assert pareto(points) == [1, 2, 5, 4]  # two are equal, and neither beats the other

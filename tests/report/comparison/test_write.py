@@ -335,3 +335,43 @@ def test_a_baseline_is_one_setting_of_the_runs(sweep: Path, tmp_path: Path):
     two = [sweep / ",".join(typed) for typed in (first, last)]
     with pytest.raises(UserError, match="baseline= names runs of several settings"):
         write_comparison([sweep], tmp_path / "out", baselines=two)
+
+
+def without_masks(run: Path) -> Path:
+    """The run as one of a model without masks."""
+    file = run / "detections.json"
+    boxes = [
+        {key: value for key, value in entry.items() if key != "segmentation"}
+        for entry in json.loads(file.read_text())
+    ]
+    file.write_text(json.dumps(boxes))
+    result = read_result(run / "result.json")
+    result.metrics = {k: v for k, v in result.metrics.items() if not k.startswith("val/mask")}
+    result.intervals.pop("val/mask_ap")
+    write_result(run / "result.json", result)
+    return run
+
+
+def test_a_run_without_masks_is_drawn_and_compared_by_box_ap(sweep: Path, tmp_path: Path):
+    masks, boxes = copied(sweep, tmp_path, 0, 6)
+    page = Page(
+        write_comparison(
+            [masks, without_masks(boxes)], tmp_path / "a", baselines=[boxes]
+        ).read_text()
+    )
+    told = (tmp_path / "a/report.md").read_text()
+    assert "Significantly worse than mobilenet_v3_large, train_images=400: resnet18" in told
+    assert "box AP" in told
+    assert "are not of the same weights" not in page.text
+    page = Page(write_comparison([masks, boxes], tmp_path / "b", "val/mask_ap").read_text())
+    assert "are not of the same weights" not in page.text
+    assert page.text.count("mobilenet_v3_large, train_images=400: ") == comparison.IMAGES
+
+
+def test_a_baseline_has_the_ap_of_the_ranking(sweep: Path, tmp_path: Path):
+    masks, boxes = copied(sweep, tmp_path, 0, 6)
+    without_masks(boxes)
+    with pytest.raises(
+        UserError, match=r"baseline=.*seed=1 has no mask AP, by which .* use metric=box_ap"
+    ):
+        write_comparison([masks, boxes], tmp_path / "out", "val/mask_ap", baselines=[boxes])
