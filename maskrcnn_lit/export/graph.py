@@ -55,8 +55,15 @@ class Graph(nn.Module):
 def plain_graph(model: MaskRCNN) -> Graph:
     """The steps of `model` as they are (but see `convolve_on_grid`): for `torch.export`.
 
-    Raises: UserError: its shapes depend on the image (roi_align.points=0, kind=pool).
+    Raises: UserError: its shapes depend on the image (roi_align.points=0, kind=pool), or equal
+        scores leave its detections undefined (fpn.connections=top_down).
     """
+    if getattr(model.fpn, "connections", "both") == "top_down":
+        raise UserError(
+            "a model with model.fpn.connections=top_down cannot be exported: its finer maps repeat "
+            "each cell of the coarsest one, so that many scores are equal, and each runtime keeps "
+            "others of them: train one with model.fpn.connections=both"
+        )
     if model.points == 0 or model.kind == "pool":
         option = "kind=pool" if model.kind == "pool" else "points=0"
         raise UserError(
