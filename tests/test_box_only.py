@@ -96,12 +96,16 @@ def test_images_and_results_have_no_masks():
 
 def test_options_that_need_masks_are_refused():
     for name, value in (("mask_iou", True), ("mask_refine", "points"), ("occluder", True)):
-        with pytest.raises(UserError, match=rf"model.{name} needs masks.*model.mask_head=null"):
+        wanted = rf"model.{name}={value} needs masks.*model.mask_head=null.*leave out model.{name}"
+        with pytest.raises(UserError, match=wanted):
             make_model(masks=False, **{name: value})
     model = make_model(masks=False)
     model.set_suppression(Suppression("soft", True))
-    for wrong in (Suppression("mask"), Suppression(exclusive=True)):
-        with pytest.raises(UserError, match=r"needs masks, and model.mask_head=null makes none"):
+    for wrong, wanted in (
+        (Suppression("mask"), r"nms=mask needs masks, .* makes none: use model.nms=box or soft"),
+        (Suppression(exclusive=True), r"exclusive=True needs masks, and model.mask_head=null"),
+    ):
+        with pytest.raises(UserError, match=wanted):
             model.set_suppression(wrong)
 
 

@@ -22,6 +22,7 @@ from maskrcnn_lit.cli import main as cli
 from maskrcnn_lit.config.compose import build, compose, conf_dir, show, yaml_name
 from maskrcnn_lit.config.overrides import flat
 from maskrcnn_lit.data.datamodule import CocoDataModule
+from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.launch.grid import read_sweep
 from maskrcnn_lit.model.pretrained.published import PUBLISHED
 from maskrcnn_lit.runs.folder import freeze_config
@@ -271,3 +272,8 @@ def build_trainer_of(config: DictConfig) -> None:
         evaluate_every_n_epochs=every,
     )
     assert set(callbacks) <= set(trainer.callbacks)
+
+
+def test_an_option_of_a_part_that_is_null_says_so():
+    with pytest.raises(UserError, match=r"mask_head\.fcs' here, since model\.mask_head is null"):
+        compose("train", ["model=faster_rcnn", "model.mask_head.fcs=2"])

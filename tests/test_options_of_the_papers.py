@@ -11,6 +11,7 @@ from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.export.graph import operator_graph, outputs, plain_graph
 from maskrcnn_lit.export.parity import Parity
 from maskrcnn_lit.model.fuse import for_inference
+from maskrcnn_lit.model.mask_head import MaskHead
 from maskrcnn_lit.model.pretrained.convert import take_over
 from maskrcnn_lit.training.compile import obstacle
 
@@ -97,11 +98,12 @@ def test_pooling_whole_cells_is_not_compiled():
 
 def test_maps_without_lateral_connections_have_many_equal_scores():
     """Why they are not exported."""
-    model, batch = lively(**CHOICES["without_lateral"]), batch_of([(HEIGHT, WIDTH)])
-    with torch.no_grad():
-        pyramid, _ = model.trunk(batch["images"], batch["image_sizes"])
-        objectness = model.rpn([pyramid[0]]).logits.flatten()
-    assert len(objectness.unique()) < len(objectness) / 4
+    for options, equal in (({}, False), (CHOICES["without_lateral"], True)):
+        model, batch = lively(**options), batch_of([(HEIGHT, WIDTH)])
+        with torch.no_grad():
+            pyramid, _ = model.trunk(batch["images"], batch["image_sizes"])
+            logits = model.rpn([pyramid[0]]).logits.flatten()
+        assert (len(logits.unique()) < len(logits) / 2) is equal
 
 
 def test_all_regions_read_one_level():
@@ -114,9 +116,39 @@ def test_all_regions_read_one_level():
 
 
 def test_a_head_that_competes_has_no_logits_for_other_heads():
-    for option in ({"mask_iou": True}, {"mask_refine": "points"}):
-        with pytest.raises(UserError, match=r"activation=softmax has no logits"):
-            make_model(mask={"activation": "softmax"}, **option)
+    for name, value in (("mask_iou", True), ("mask_refine", "points")):
+        wanted = rf"model\.{name}={value} needs logits of each class, and .*activation=softmax has"
+        with pytest.raises(UserError, match=wanted):
+            make_model(mask={"activation": "softmax"}, **{name: value})
+
+
+def test_options_of_convolutions_are_refused_where_there_are_none():
+    for name, value in (("norm", "group"), ("separable", True)):
+        wanted = rf"mask_head\.{name}={value} needs convolutions, and .*mask_head\.fcs=2 has none"
+        with pytest.raises(UserError, match=wanted):
+            MaskHead(channels=8, width=8, depth=1, pool=7, num_classes=2, fcs=2, **{name: value})
+
+
+def test_with_one_class_a_softmax_is_a_sigmoid_of_the_difference():
+    """Table 2b needs several classes: with one, the background alone competes."""
+    torch.manual_seed(0)
+    softmax = make_model(1, mask={"activation": "softmax"}).mask_head
+    sigmoid = make_model(1).mask_head
+    state = softmax.state_dict()
+    for name in ("logits.weight", "logits.bias"):
+        background, own = state[name].split(1)
+        state[name] = own - background
+    sigmoid.load_state_dict(state)
+    features, labels = torch.randn(5, 16, softmax.pool, softmax.pool), torch.ones(5).long()
+    targets = torch.rand(5, softmax.mask_size, softmax.mask_size).round()
+    outputs = [head(features, labels) for head in (softmax, sigmoid)]
+    every = torch.ones(5, dtype=torch.bool)
+    losses = [
+        head.losses(out, targets, every)["mask"]
+        for head, out in zip((softmax, sigmoid), outputs, strict=True)
+    ]
+    torch.testing.assert_close(*losses)
+    torch.testing.assert_close(outputs[0][:, 0].exp(), outputs[1].sigmoid())
 
 
 @pytest.mark.parametrize("name", ["softmax", "class_agnostic", "fully_connected"])

@@ -167,6 +167,7 @@ def check_value(
         return  # +callbacks.mine={_target_: mylab.Mine}
     for one in (name, *_keys(name, known.get(name), value)):
         if one not in known:
+            _refuse_part_of_null(one, command, known)
             hint = suggest(one, [*groups, *known])
             raise UserError(
                 f"{command} has no option '{_shown(one)}'{hint}; `maskrcnn-lit {command} --help` "
@@ -176,6 +177,18 @@ def check_value(
     fault = None if ruled or override.is_delete() else _fault(name, known[name], value)
     if fault:
         raise UserError(f"'{_shown(override.input_line)}' has the wrong type: {fault}")
+
+
+def _refuse_part_of_null(name: str, command: str, known: Mapping[str, Any]) -> None:
+    """Raise UserError if `name` would be an option of a group that is null."""
+    parts = name.split(".")
+    for count in range(1, len(parts)):
+        group = ".".join(parts[:count])
+        if group in known and known[group] is None:
+            raise UserError(
+                f"{command} has no option '{_shown(name)}' here, since {group} is null: leave it "
+                f"out, or choose another {parts[0]}"
+            )
 
 
 def _keys(name: str, known: Any, value: Any) -> list[str]:

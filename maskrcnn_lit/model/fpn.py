@@ -55,11 +55,14 @@ def build_fpn(
             connections=connections,
             path_augmentation=path_augmentation,
         )
-    if connections != "both" or path_augmentation:
-        raise UserError(
-            "model.fpn.connections and path_augmentation need a pyramid of several maps, but this "
-            "backbone has one: leave them out"
-        )
+    check_choice(CONNECTIONS, model__fpn__connections=connections)
+    chosen = {"connections": (connections, "both"), "path_augmentation": (path_augmentation, False)}
+    for name, (value, default) in chosen.items():
+        if value != default:
+            raise UserError(
+                f"model.fpn.{name}={value} needs a backbone with several maps, and this one has "
+                f"one: leave out model.fpn.{name}"
+            )
     return SimpleFPN(
         in_channels=in_channels[0],
         stride=strides[0],

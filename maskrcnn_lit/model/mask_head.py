@@ -6,6 +6,7 @@ crop side.
 """
 
 import inspect
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -37,9 +38,10 @@ class MaskHead(nn.Module):
         num_classes: K.
         activation: sigmoid: a mask of its own for each class (section 3); softmax: in each pixel
             the classes and the background compete (table 2b of the paper).
+            With one class, or class_agnostic, it is a sigmoid of their difference.
         class_agnostic: one mask for all classes (section 4.2).
-        fcs: fully connected layers of `width` in place of all convolutions, and a last one that
-            gives every pixel (table 2e); 0: convolutions.
+        fcs: fully connected layers of `width` in place of all convolutions, whatever `depth` is,
+            and a last one that gives every pixel (table 2e); 0: convolutions.
         slots: maximum number of regions per image, on average over a batch, whose masks are trained
             in a step (see `MaskRCNN.with_masks`); None: as many as may be sampled.
     """
@@ -73,6 +75,8 @@ class MaskHead(nn.Module):
         check_flag(model__mask_head__separable=separable)
         if slots is not None:
             check_whole(1, MAX_SAMPLE, model__mask_head__slots=slots)
+        if fcs:
+            _refuse_convolutions(fcs, {"norm": norm, "separable": separable})
         self.slots, self.activation, self.class_agnostic = slots, activation, class_agnostic
         self.pool, self.mask_size = pool, 2 * pool
         count = 1 if class_agnostic else num_classes
@@ -160,6 +164,18 @@ class MaskHead(nn.Module):
         """
         loss = mask_loss if self.activation == "sigmoid" else multinomial_mask_loss
         return {"mask": loss(logits, targets, positive, counted)}
+
+
+def _refuse_convolutions(fcs: int, options: Mapping[str, Any]) -> None:
+    """Raise UserError for the first of `options` (name -> value) that is set: it is one of
+    convolutions.
+    """
+    for name, value in options.items():
+        if value:
+            raise UserError(
+                f"model.mask_head.{name}={value} needs convolutions, and model.mask_head.fcs={fcs} "
+                f"has none: leave out model.mask_head.{name}, or use model.mask_head.fcs=0"
+            )
 
 
 @torch.no_grad()

@@ -147,7 +147,12 @@ class MaskRCNN(nn.Module):
         """
         self.suppression = suppression.checked()
         if self.mask_head is None:
-            _refuse_masks({"nms": suppression.of_masks, "exclusive": suppression.exclusive})
+            if suppression.of_masks:
+                raise UserError(
+                    f"model.nms={suppression.nms} needs masks, and model.mask_head=null makes "
+                    "none: use model.nms=box or soft, or a mask head"
+                )
+            _refuse_masks({"exclusive": suppression.exclusive})
         # a class of the user may be the head: it need not know of it
         self.box_head.suppression = self.suppression
 
@@ -722,11 +727,14 @@ def build_mask_rcnn(
     proposals = rpn(channels=width, anchors_per_cell=len(anchors.ratios))
     boxes = with_stages(box_head(**sizes), partial(box_head, **sizes))
     masks = None if mask_head is None else mask_head(**sizes)
-    if getattr(masks, "activation", None) == "softmax" and (mask_iou or mask_refine):
-        raise UserError(
-            "model.mask_head.activation=softmax has no logits for model.mask_iou and "
-            "model.mask_refine: use sigmoid, or leave these out"
-        )
+    if getattr(masks, "activation", None) == "softmax":
+        for name, value in (("mask_iou", mask_iou), ("mask_refine", mask_refine)):
+            if value:
+                raise UserError(
+                    f"model.{name}={value} needs logits of each class, and "
+                    "model.mask_head.activation=softmax has none: use sigmoid, or leave out "
+                    f"model.{name}"
+                )
     return MaskRCNN(
         mean=mean,
         std=std,
@@ -751,6 +759,6 @@ def _refuse_masks(options: Mapping[str, Any]) -> None:
     for name, value in options.items():
         if value:
             raise UserError(
-                f"model.{name} needs masks, and model.mask_head=null makes none: leave out "
+                f"model.{name}={value} needs masks, and model.mask_head=null makes none: leave out "
                 f"model.{name}, or use a mask head"
             )

@@ -257,5 +257,8 @@ def test_the_kind_follows_the_number_of_maps():
         build_fpn(kind="fpn", **one)
     with pytest.raises(UserError, match=r"model\.fpn\.kind=other must be one of auto, fpn, simple"):
         build_fpn(kind="other", **one)
+    for name, value in (("connections", "lateral"), ("path_augmentation", True)):
+        with pytest.raises(UserError, match=rf"fpn\.{name}={value} needs a backbone with several"):
+            build_fpn(**one, **{name: value})
     with pytest.raises(UserError, match="a map at stride 4, 8, 16 or 32, not 64"):
         build_fpn(in_channels=[4], strides=[64], channels=8)
