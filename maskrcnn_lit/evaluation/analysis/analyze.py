@@ -84,7 +84,7 @@ def analyze(
             dict(ground_truth), results, max_detections=[*limits, max_detections]
         )
     empty: Kind = "mask" if "val/mask_ap" in scores.metrics else "box"
-    kind = kind_of(results, empty)
+    kind = kind_of(results, ground_truth) if results else empty
     pairs = list(
         image_pairs(
             ground_truth,

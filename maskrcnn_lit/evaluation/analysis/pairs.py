@@ -65,11 +65,11 @@ class Pairs:
         return both * (self.labels[:, None] == theirs)
 
 
-def kind_of(results: Sequence[Mapping[str, Any]], empty: Kind = "mask") -> Kind:
-    """ "mask" if the results have masks, else "box"; `empty` if there are none."""
-    if not results:
-        return empty
-    return "mask" if any("segmentation" in entry for entry in results) else "box"
+def kind_of(results: Sequence[Mapping[str, Any]], ground_truth: Mapping[str, Any]) -> Kind:
+    """ "mask" if the results have masks, else "box". Without results: whether the objects have."""
+    entries = results or ground_truth["annotations"]
+    masks = any(entry.get("segmentation") for entry in entries)
+    return "mask" if masks or not entries else "box"
 
 
 def image_pairs(
@@ -78,7 +78,7 @@ def image_pairs(
     *,
     max_detections: int = 100,
     boundary: bool = False,
-    empty: Kind = "mask",
+    empty: Kind | None = None,
 ) -> Iterator[Pairs]:
     """Yield the Pairs of each image of `ground_truth`, ordered by id. Only one image's masks are in
     memory.
@@ -88,11 +88,12 @@ def image_pairs(
         image and class, by score; of a federated ground truth (federated.py) per image. There the
         detections of unverified classes are left out, and a class of which not all objects are
         labeled has a crowd region over the whole image. boundary: compute `Pairs.boundary_iou`,
-        which needs masks.
+        which needs masks. empty: what is compared without results; None: masks if the objects have
+        them, else boxes.
 
     Raises: UserError: results with unknown images or classes, or with missing fields.
     """
-    kind = kind_of(results, empty)
+    kind = empty if empty is not None and not results else kind_of(results, ground_truth)
     labels = {category["id"]: label for label, category in enumerate(ground_truth["categories"])}
     images = sorted(ground_truth["images"], key=lambda image: image["id"])
     ids = {image["id"] for image in images}

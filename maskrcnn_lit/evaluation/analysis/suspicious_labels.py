@@ -109,7 +109,7 @@ def suspicious_labels(
     Raises:
         UserError: results with unknown images or classes, or with missing fields.
     """
-    kind = kind_of(results)
+    kind = kind_of(results, ground_truth)
     pairs = list(image_pairs(ground_truth, results, max_detections=max_detections))
     scorer = _Scorer(ground_truth, results, kind, max_detections)
     usual = usual_agreement(pairs, len(ground_truth["categories"]))

@@ -210,3 +210,13 @@ def test_results_of_boxes_have_boxes_alone():
     assert found["source"] == "boxes"
     assert rows(found)["0 to 0.1"] == (1, 1.0)
     assert found["occluded"] is found["separated"] is None
+
+
+def test_without_a_detection_every_box_is_missed():
+    """Objects without masks count, too: their segmentation is [] or missing."""
+    truth, _ = scene([(1, "ant", (0, 0, 20, 10)), (1, "bee", (30, 0, 20, 10))], [])
+    truth["annotations"][0]["segmentation"] = []
+    del truth["annotations"][1]["segmentation"]
+    metrics = hidden_object_metrics(truth, [], 100)
+    assert metrics["val/count_error"] == 2
+    assert metrics["val/recall_hidden_0"] == 0

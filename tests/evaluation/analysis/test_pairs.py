@@ -48,7 +48,7 @@ def test_one_image_by_hand() -> None:
 def test_iou_is_pycocotools(seed: int, field: str) -> None:
     truth, results = random_scene(seed)
     results = without(results, "bbox" if field == "segmentation" else "segmentation")
-    assert kind_of(results) == {"segmentation": "mask", "bbox": "box"}[field]
+    assert kind_of(results, truth) == {"segmentation": "mask", "bbox": "box"}[field]
     seen = 0
     for image in image_pairs(truth, results):
         for d, entry in enumerate(image.detections):
@@ -115,7 +115,7 @@ def test_nothing_found_and_nothing_there() -> None:
     (image,) = image_pairs(truth, [], boundary=True)
     assert image.iou.shape == (0, 1)
     assert image.of_one_class().shape == (0, 1)
-    assert kind_of([]) == "mask"
+    assert kind_of([], truth) == "mask"
 
 
 def test_what_does_not_belong_is_told() -> None:
