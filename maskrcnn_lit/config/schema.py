@@ -186,7 +186,7 @@ OPTIONS: dict[str, Rule] = {
     "metrics.roi_accuracy.boxes": _choice("all", "study"),
     "sweep.demo.grid": Rule("any"),
     "sweep.demo.options": Rule("any"),
-    "sweep.goals": _listed(TEXT, 1, 10),
+    "sweep.goals": _listed(TEXT, 1, 10, null=True),
     "sweep.grid": Rule("any"),
     "sweep.plan_only": FLAG,
     "sweep.prune": FLAG,

@@ -66,6 +66,7 @@ class Candidate(NamedTuple):
     name: str
     image_size: Any
     mask_ap: float | None
+    box_ap: float | None
     images: Sequence[NDArray[np.uint8]]
     detectors: Mapping[str, Detect]
 
@@ -73,7 +74,7 @@ class Candidate(NamedTuple):
 class Row(NamedTuple):
     """The time of one candidate in one runtime, from a decoded image to COCO RLEs.
 
-    Attributes: milliseconds: median, 95th percentile. mask_ap: of the run, or None.
+    Attributes: milliseconds: median, 95th percentile. mask_ap, box_ap: of the run, or None.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Row(NamedTuple):
     runtime: str
     milliseconds: tuple[float, float]
     mask_ap: float | None
+    box_ap: float | None
     fits: bool
 
 
@@ -109,8 +111,9 @@ def within_budget(config: DictConfig) -> list[Row]:
         times = latency(candidate.detectors, candidate.images, candidate.image_size, config.steps)
         for runtime, stages in times.items():
             median, late = stages["all"]
-            name, size, ap = candidate.name, candidate.image_size, candidate.mask_ap
-            rows.append(Row(name, size, runtime, (median, late), ap, median <= budget))
+            name, size = candidate.name, candidate.image_size
+            aps = candidate.mask_ap, candidate.box_ap
+            rows.append(Row(name, size, runtime, (median, late), *aps, median <= budget))
             _log.info(f"  {name}, {shown_size(size)} px, {runtime}: {median:.1f} ms")
     return sorted(rows, key=lambda row: row.milliseconds)
 
@@ -161,13 +164,14 @@ def _random(
     side = -(-size // 32) * 32
     noise = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
     detectors = in_runtimes(model, size, [(side, side)], [noise], runtimes, folder)
-    return Candidate(f"{name}, {backbone}", size, None, [noise], detectors)
+    return Candidate(f"{name}, {backbone}", size, None, None, [noise], detectors)
 
 
 def _trained(run: Path, runtimes: Sequence[str], folder: Path, config: DictConfig) -> Candidate:
     """A run through every runtime in float32, or an exported file as it is."""
     own = run if run.is_dir() else run.parent
-    ap = read_result(own / "result.json").metrics.get("val/mask_ap")
+    metrics = read_result(own / "result.json").metrics
+    aps = metrics.get("val/mask_ap"), metrics.get("val/box_ap")
     if is_exported(run):
         stored = load_run_config(own, [name for name in config.trust if name != "pt2"])
         exported = open_exported(run, provider=config.provider, trust=config.trust)
@@ -175,7 +179,7 @@ def _trained(run: Path, runtimes: Sequence[str], folder: Path, config: DictConfi
         images, _ = _validation(stored)
         through = f"{known.format}{'_int8' * (known.precision == 'int8')}"
         detectors = {through: of_exported(exported)}
-        return Candidate(own.name, known.image_size, ap, images, detectors)
+        return Candidate(own.name, known.image_size, *aps, images, detectors)
     stored, categories, state = read(run, trust=config.trust)
     model: MaskRCNN = build(stored.model)
     weights.load(model, state)
@@ -184,7 +188,7 @@ def _trained(run: Path, runtimes: Sequence[str], folder: Path, config: DictConfi
     size = read_image_size(stored.data.image_size)
     exact = [runtime for runtime in runtimes if not runtime.endswith("int8")]
     return Candidate(
-        own.name, size, ap, images, in_runtimes(model, size, sizes, images, exact, folder)
+        own.name, size, *aps, images, in_runtimes(model, size, sizes, images, exact, folder)
     )
 
 

@@ -392,7 +392,7 @@ def _quantised(
     sources: Sequence[Path],
     original: Scored,
 ) -> Written:
-    """All layers in 8 bits; while the mask AP is below its bound, 1, 2, 4, ... of them in float,
+    """All layers in 8 bits; while the AP is below its bound, 1, 2, 4, ... of them in float,
     the most harmful first.
     """
     every = int8.layers(sources[0], trained.model)
@@ -414,7 +414,7 @@ def _quantised(
         written = _scored(config, trained, sizes, targets[0][1].parent)
         difference = certificate.compare_ap(original, written.scored)["differences"]
         value = difference.get(certificate.main_metric(difference), {}).get("value", 0.0)
-        tries.append({"float_layers": count, "mask_ap_difference": value})
+        tries.append({"float_layers": count, "ap_difference": value})
         if not -value > certificate.INT8_MASK_AP_BOUND or count >= len(every):
             return written._replace(float_layers=floats, tries=tries)
         count = min(max(1, 2 * count), len(every))

@@ -22,6 +22,7 @@ from maskrcnn_lit.runs.shared import CARD, CONFIG, FACTS, HUB, VERSION, WEIGHTS,
 from maskrcnn_lit.runs.trained_model import Pretrained, read
 from maskrcnn_lit.storage.packages import import_package
 from maskrcnn_lit.training.average import scored_weights
+from maskrcnn_lit.training.monitor import has_masks
 
 PLOT, PICTURE = "scores.png", "predictions.png"
 PLACE = "DIR"  # instead of a path of this machine
@@ -91,6 +92,7 @@ def _facts(config: DictConfig, trained: Pretrained, result: RunResult) -> dict[s
             "image_size": without_places(OmegaConf.to_container(trained.config.data))["image_size"],
             "parameters": result.cost.get("parameters"),
             "flops": result.cost.get("flops"),
+            "masks": has_masks(trained.config),
         },
         "metrics": {k: v for k, v in result.metrics.items() if v == v},
         "intervals": result.intervals,

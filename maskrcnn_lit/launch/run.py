@@ -43,6 +43,7 @@ from maskrcnn_lit.storage.files import atomic_write, config_digest, write_json
 from maskrcnn_lit.storage.images import write_image
 from maskrcnn_lit.training.checkpoint import RunCheckpoints
 from maskrcnn_lit.training.module import DetectionModule
+from maskrcnn_lit.training.monitor import check_metric, default_metric, has_masks
 from maskrcnn_lit.training.processes import meet, rank_timeout
 from maskrcnn_lit.training.ranks import cluster_environment, is_rank_zero
 from maskrcnn_lit.training.trainer import build_trainer
@@ -124,17 +125,13 @@ def _monitored(config: DictConfig) -> str:
 
     Raises: UserError: it, or the one that the schedule waits for, is of masks, and there are none.
     """
-    has_masks = "mask_head" not in config.model or config.model.mask_head is not None
+    masks = has_masks(config)
     options = {"trainer.monitor": config.trainer.get("monitor")}
     if config.optimizer.get("schedule") == "plateau":
         options["optimizer.plateau.monitor"] = OmegaConf.select(config, "optimizer.plateau.monitor")
     for option, metric in options.items():
-        if not has_masks and str(metric).startswith("val/mask"):
-            raise UserError(
-                f"{option}={metric} does not exist with model.mask_head=null: use "
-                f"{option}=val/box_ap"
-            )
-    return options["trainer.monitor"] or ("val/mask_ap" if has_masks else "val/box_ap")
+        check_metric(option, str(metric), masks)
+    return options["trainer.monitor"] or default_metric(masks)
 
 
 def _say_stalled(run_dir: Path, sentence: str) -> None:

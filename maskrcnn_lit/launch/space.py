@@ -16,6 +16,7 @@ from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.evaluation.goals import METRIC, Goal, read_goals
 from maskrcnn_lit.launch.grid import Job, is_one_value, job_name, read_typed
 from maskrcnn_lit.runs.folder import freeze_config
+from maskrcnn_lit.training.monitor import check_metric, default_metric, has_masks
 
 # NAME=RANGE(low,high) of a search, in Hydra's grammar.
 RANGES = {
@@ -122,7 +123,10 @@ def read_search(overrides: list[str]) -> Search:
         latest.pop(override.key_or_group, None)
         latest[override.key_or_group] = override
     space, fixed = _divided(latest)
-    goals = read_goals(sweep.goals)
+    masks = _all_have_masks(fixed, space)
+    goals = read_goals([default_metric(masks)] if sweep.goals is None else sweep.goals)
+    for goal in goals:
+        check_metric("sweep.goals", goal.name, masks)
     _check(space, goals, sweep)
     described = (fixed, space, goals, sweep.search, sweep.prune, typed.options.sweep_scale)
     search = Search(
@@ -132,6 +136,18 @@ def read_search(overrides: list[str]) -> Search:
     if seeds and seeds[-1].isdigit():
         search.options.seed = int(seeds[-1])
     return search
+
+
+def _all_have_masks(fixed: Sequence[str], space: Space) -> bool:
+    """Whether every model of a search makes masks."""
+    lists = {name: part.values for name, part in space.items() if isinstance(part, Choices)}
+    first = {name: values[0] for name, values in lists.items()}
+    of_model = {name: values for name, values in lists.items() if name.startswith("model")}
+    choices = [{}, *({name: value} for name, values in of_model.items() for value in values)]
+    return all(
+        has_masks(compose("train", [*fixed, *(f"{k}={v}" for k, v in (first | choice).items())]))
+        for choice in choices
+    )
 
 
 def _divided(latest: dict[str, Override]) -> tuple[Space, list[str]]:
@@ -213,7 +229,8 @@ def _check(space: Space, goals: Sequence[Goal], sweep: DictConfig) -> None:
     if sweep.prune and not any(goal.name.startswith(METRIC) for goal in goals):
         raise UserError(
             f"sweep.prune=true needs a metric of the validation among the goals, but sweep.goals "
-            f"has only {', '.join(goal.name for goal in goals)}: add val/mask_ap:max"
+            f"has only {', '.join(goal.name for goal in goals)}: add val/mask_ap:max, or "
+            "val/box_ap:max without masks"
         )
 
 

@@ -26,7 +26,7 @@ from maskrcnn_lit.storage.files import is_locked
 from maskrcnn_lit.storage.sealed import DamagedFileError, read_sealed_json
 from maskrcnn_lit.terminal.progress import StatusLines
 from maskrcnn_lit.terminal.table import text_table
-from maskrcnn_lit.training.monitor import DEFAULT_METRICS, is_better
+from maskrcnn_lit.training.monitor import default_metric, has_masks, is_better
 
 SWEEP = "sweep.json"
 
@@ -134,12 +134,10 @@ class Sweep:
         goal = str(goals[0]).partition(":")[0] if goals else ""
         if goal.startswith(METRIC):
             return goal
-        for name in names:
-            if config := self._config(self.folder / name):
-                monitor = (config.get("trainer") or {}).get("monitor")
-                has_masks = (config.get("model") or {}).get("mask_head", True) is not None
-                return str(monitor or DEFAULT_METRICS[0 if has_masks else 1])
-        return DEFAULT_METRICS[0]
+        configs = [config for name in names if (config := self._config(self.folder / name))]
+        monitors = [(config.get("trainer") or {}).get("monitor") for config in configs]
+        named = next((monitor for monitor in monitors if monitor), None)
+        return str(named or default_metric(all(map(has_masks, configs))))
 
     def _config(self, run_dir: Path) -> dict[str, Any]:
         """Of a run; empty if it cannot be read."""

@@ -18,12 +18,47 @@ from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.errors import UserError
 
+# Options of conf/model and the value that torchvision's model has, which takes no other.
+FIXED: dict[str, Any] = {
+    "backbone.deformable": None,
+    "fpn.connections": "both",
+    "fpn.norm": None,
+    "fpn.path_augmentation": False,
+    "fpn.separable": False,
+    "anchors.offset": 0,
+    "rpn.box_loss": "smooth_l1",
+    "rpn.objectness_loss": "cross_entropy",
+    "rpn.separable": False,
+    "roi_align.aligned": False,
+    "roi_align.kind": "align",
+    "roi_align.level": None,
+    "roi_align.points": 2,
+    "box_head.box_loss": "smooth_l1",
+    "box_head.cascade": None,
+    "box_head.class_loss": "cross_entropy",
+    "box_head.convs": 0,
+    "box_head.fcs": 2,
+    "box_head.label_smoothing": 0,
+    "box_head.norm": None,
+    "mask_head.activation": "sigmoid",
+    "mask_head.class_agnostic": False,
+    "mask_head.fcs": 0,
+    "mask_head.norm": None,
+    "mask_head.separable": False,
+    "mask_iou": False,
+    "mask_refine": None,
+    "occluder": False,
+    "nms": "box",
+    "agnostic_nms": False,
+    "exclusive": False,
+}
+
 LAYERS = {"layer1": "0", "layer2": "1", "layer3": "2", "layer4": "3"}
 
 
 def check_ours(model: Mapping[str, Any]) -> None:
-    """Raise UserError for a conf/model, as plain data, with a custom part: torchvision has no
-    counterpart.
+    """Raise UserError for a conf/model, as plain data, that torchvision has no counterpart of: one
+    with a custom part, without masks, or with another value of FIXED.
     """
     parts = {"model": model} | {
         f"model.{name}": part for name, part in model.items() if isinstance(part, Mapping)
@@ -34,6 +69,20 @@ def check_ours(model: Mapping[str, Any]) -> None:
             raise UserError(
                 f"against=torchvision compares only parts of maskrcnn_lit, but {name} is {target}: "
                 "use backbone=resnet50 and a model such as mask_rcnn, or leave out against"
+            )
+    if model.get("mask_head", {}) is None:
+        raise UserError(
+            "against=torchvision compares models with masks, but model.mask_head is null: leave "
+            "out against"
+        )
+    for name, fixed in FIXED.items():
+        group, _, option = name.rpartition(".")
+        value = (parts[f"model.{group}"] if group else model).get(option, fixed)
+        if value != fixed:
+            raise UserError(
+                f"against=torchvision compares no model with model.{name}={value}, since "
+                f"torchvision's has {'null' if fixed is None else fixed}: leave that out, or leave "
+                "out against"
             )
 
 
@@ -50,26 +99,13 @@ def torchvision_reference(
     Raises:
         UserError: torchvision has no counterpart.
     """
-    if model["mask_head"] is None:
+    check_ours(model)
+    name = str(model["backbone"].get("name"))
+    known = name.startswith(("resnet", "resnext", "wide_resnet"))
+    if not known or norm not in ("frozen", "batch"):
         raise UserError(
-            "against=torchvision compares models with masks, but model.mask_head is null: leave "
-            "out against"
-        )
-    name, heads = (
-        str(model["backbone"].get("name")),
-        (model["fpn"], model["box_head"], model["mask_head"]),
-    )
-    plain = all(head.get("norm") is None for head in heads) and not model["box_head"]["convs"]
-    if (
-        not name.startswith(("resnet", "resnext", "wide_resnet"))
-        or norm not in ("frozen", "batch")
-        or not plain
-    ):
-        raise UserError(
-            "against=torchvision compares only a ResNet with frozen or batch norms and the paper's "
-            f"heads, but this is {name} with norm={norm}: use backbone=resnet50 and a model "
-            "such as "
-            "mask_rcnn, or leave out against"
+            "against=torchvision compares only a ResNet with frozen or batch norms, but this is "
+            f"{name} with norm={norm}: use backbone=resnet50, or leave out against"
         )
     width, anchors, rpn, box, mask = (
         model[key] for key in ("fpn", "anchors", "rpn", "box_head", "mask_head")
@@ -95,12 +131,21 @@ def torchvision_reference(
             for key in ("pre_nms", "post_nms")
             for phase in rpn[key]
         },
+        rpn_nms_thresh=rpn["nms_iou"],
+        rpn_fg_iou_thresh=rpn["object_iou"],
+        rpn_bg_iou_thresh=rpn["background_iou"],
         rpn_batch_size_per_image=rpn["batch_size"],
+        rpn_positive_fraction=rpn["positive_fraction"],
         box_roi_pool=MultiScaleRoIAlign(levels, box["pool"], 2),
         box_head=TwoMLPHead(channels * box["pool"] ** 2, box["width"]),
         box_predictor=FastRCNNPredictor(box["width"], num_classes + 1),
         box_batch_size_per_image=box["batch_size"],
+        box_positive_fraction=box["positive_fraction"],
+        box_fg_iou_thresh=box["object_iou"],
+        box_bg_iou_thresh=box["object_iou"],
+        bbox_reg_weights=tuple(box["box_weights"]),
         box_score_thresh=box["score_threshold"],
+        box_nms_thresh=box["nms_iou"],
         box_detections_per_img=box["max_detections"],
         mask_roi_pool=MultiScaleRoIAlign(levels, mask["pool"], 2),
         mask_head=MaskRCNNHeads(channels, (mask["width"],) * mask["depth"], 1),

@@ -14,7 +14,7 @@ def budget_plot(report: Mapping[str, Any], theme: Theme) -> Figure:
     """A row for each model and image size, a dot for each runtime, a line at the budget.
 
     `report` has "budget_milliseconds" and "rows", each a dict with "name", "image_size", "runtime",
-    "milliseconds" (median first) and "mask_ap".
+    "milliseconds" (median first), "mask_ap" and "box_ap".
     """
     rows = report["rows"]
     fastest: dict[str, float] = {}
@@ -44,8 +44,11 @@ def budget_plot(report: Mapping[str, Any], theme: Theme) -> Figure:
 
 
 def _name(row: Mapping[str, Any]) -> str:
-    """The model, its image size and its AP."""
+    """The model, its image size and its mask AP, or box AP without masks."""
     size = row["image_size"]
     shown = " x ".join(map(str, size)) if isinstance(size, (list, tuple)) else str(size)
-    ap = "" if row["mask_ap"] is None else f", AP {row['mask_ap']:.3f}"
+    aps = (
+        f", {kind} AP {ap:.3f}" for kind in ("mask", "box") if (ap := row[f"{kind}_ap"]) is not None
+    )
+    ap = next(aps, "")
     return f"{row['name'].replace(', ', chr(10))}\n{shown} px{ap}"

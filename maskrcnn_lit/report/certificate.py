@@ -56,6 +56,7 @@ def certificate_page(record: Record) -> str:
                     _interval(ap["intervals"].get(key)),
                 )
                 for kind, key in (("mask", "val/mask_ap"), ("box", "val/box_ap"))
+                if key in ap["exported"]
             ),
         ],
         bounds=_bound_rows(record),
@@ -66,9 +67,8 @@ def certificate_page(record: Record) -> str:
         ],
         images=record["images"],
         float_layers=", ".join(record["float_layers"]) or "none: all stay in 8 bits",
-        tries=[
-            [str(t["float_layers"]), f"{t['mask_ap_difference']:+.4f}"] for t in record["tries"]
-        ],
+        main_ap="mask AP" if _has_masks(record) else "box AP",
+        tries=[[str(t["float_layers"]), f"{t['ap_difference']:+.4f}"] for t in record["tries"]],
         latency=_latency(record),
         files=[[file["name"], _megabytes(file["bytes"])] for file in record["files"]],
         peak=None if peak is None else _megabytes(peak),
@@ -84,10 +84,15 @@ def _parity_rows(record: Record) -> list[list[str]]:
             str(own["images"]),
             str(own["detections"]),
             str(own["unmatched"]),
-            *(f"{own[key]:.2g}" for key in ("boxes", "scores", "masks")),
+            *(f"{own[key]:.2g}" for key in ("boxes", "scores")),
+            f"{own['masks']:.2g}" if _has_masks(record) else "-",
         ]
         for name, own in _all_parities(record).items()
     ]
+
+
+def _has_masks(record: Record) -> bool:
+    return "val/mask_ap" in record["ap"]["original"]
 
 
 def _all_parities(record: Record) -> dict[str, Any]:

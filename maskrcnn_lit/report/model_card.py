@@ -38,7 +38,7 @@ def model_card(
         "",
         *_scores(facts),
         "",
-        f"![AP of boxes and masks]({plot})",
+        f"![AP of {'masks and boxes' if facts['model']['masks'] else 'boxes'}]({plot})",
         "",
         *([f"![predictions on validation images]({picture})", ""] if picture else []),
         "## Classes",
@@ -70,11 +70,16 @@ def _header(facts: Facts, name: str, license: str | None) -> dict[str, Any]:
         if metric in ("val/mask_ap", "val/mask_ap50", "val/box_ap", "val/box_ap50")
     ]
     dataset = {"name": facts["data"].get("name", "unknown"), "type": "coco", "split": "validation"}
-    task = {"type": "image-segmentation", "name": "instance segmentation"}
+    if facts["model"]["masks"]:
+        task = {"type": "image-segmentation", "name": "instance segmentation"}
+        tags = ["mask-rcnn", "instance-segmentation", "object-detection"]
+    else:
+        task = {"type": "object-detection", "name": "object detection"}
+        tags = ["faster-rcnn", "object-detection"]
     header: dict[str, Any] = {
         "library_name": "maskrcnn_lit",
-        "pipeline_tag": "image-segmentation",
-        "tags": ["mask-rcnn", "instance-segmentation", "object-detection"],
+        "pipeline_tag": task["type"],
+        "tags": tags,
     }
     if license is not None:
         header["license"] = license
@@ -88,7 +93,8 @@ def _lead(facts: Facts) -> str:
     if model["parameters"]:
         about.append(f"{model['parameters'] / 1e6:.1f} million parameters")
     about.append(f"images resized to {model['image_size']}")
-    return f"A Mask R-CNN of maskrcnn_lit: {', '.join(about)}."
+    name = "Mask R-CNN" if model["masks"] else "Faster R-CNN, which detects boxes alone,"
+    return f"A {name} of maskrcnn_lit: {', '.join(about)}."
 
 
 def _scores(facts: Facts) -> list[str]:

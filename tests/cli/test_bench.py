@@ -154,21 +154,23 @@ def test_what_is_fast_enough_is_told_and_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     rows = [
-        Row("edge, mobilenet_v3_small", 320, "onnx_int8", (20.04, 25.0), None, True),
-        Row("a_run", [480, 640], "pytorch", (51.0, 60.0), 0.251, False),
+        Row("edge, mobilenet_v3_small", 320, "onnx_int8", (20.04, 25.0), None, None, True),
+        Row("a_run", [480, 640], "pytorch", (51.0, 60.0), 0.251, 0.301, False),
+        Row("boxes", 640, "pytorch", (52.0, 60.0), None, 0.402, False),
     ]
     monkeypatch.setattr(bench, "within_budget", lambda config: rows)
     out = tmp_path / "budget.json"
     run_command("bench", "latency=33ms", f"out={out}")
     report = json.loads(out.read_text())
     assert (report["benchmark"], report["budget_milliseconds"]) == ("latency", 33)
-    assert [row["name"] for row in report["rows"]] == ["edge, mobilenet_v3_small", "a_run"]
+    assert [row["name"] for row in report["rows"]] == [row.name for row in rows]
     assert report["rows"][1]["milliseconds"] == [51.0, 60.0]
     assert (tmp_path / "budget.png").read_bytes().startswith(b"\x89PNG")
     output = capsys.readouterr().out
-    assert "1 of 2 take at most 33 ms an image, from its pixels to its masks" in output
+    assert "1 of 3 take at most 33 ms an image, from its pixels to its detections" in output
     lines = [" ".join(line.split()) for line in output.splitlines()]
-    assert "edge, mobilenet_v3_small 320 onnx_int8 20.0 25.0 49.9 - yes" in lines
-    assert "a_run 480 x 640 pytorch 51.0 60.0 19.6 0.251 no" in lines
+    assert "edge, mobilenet_v3_small 320 onnx_int8 20.0 25.0 49.9 - - yes" in lines
+    assert "a_run 480 x 640 pytorch 51.0 60.0 19.6 0.251 0.301 no" in lines
+    assert "boxes 640 pytorch 52.0 60.0 19.2 - 0.402 no" in lines
     message = refused("bench", "latency=33ms", f"out={tmp_path}/budget.jsonl")
     assert f"{tmp_path}/budget.png already exists" in message

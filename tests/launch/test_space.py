@@ -112,3 +112,26 @@ def test_values_are_checked_at_both_ends():
 def test_a_search_is_asked_for():
     assert is_search(["sweep.search=random"])
     assert not is_search(["seed=1,2"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "goal"),
+    [
+        (["optimizer.lr=1e-3,1e-4"], "val/mask_ap:max"),
+        (["optimizer.lr=1e-3,1e-4", "model=faster_rcnn"], "val/box_ap:max"),
+        (["optimizer.lr=1e-3,1e-4", "model.mask_head=null"], "val/box_ap:max"),
+        (["model=mask_rcnn,faster_rcnn"], "val/box_ap:max"),
+        (["model=mask_rcnn,pafpn"], "val/mask_ap:max"),
+    ],
+)
+def test_the_goal_is_an_ap_that_every_model_has(overrides: list[str], goal: str):
+    assert list(map(str, read_search([*TPE, *overrides]).goals)) == [goal]
+
+
+@pytest.mark.parametrize("metric", ["mask_ap50", "boundary_ap", "recall_separated"])
+def test_a_goal_of_masks_needs_masks(metric: str):
+    searched = ["optimizer.lr=1e-3,1e-4", f"sweep.goals=[cost/flops:min,val/{metric}:max]"]
+    assert len(read_search([*TPE, *searched]).goals) == 2
+    wanted = rf"sweep.goals=val/{metric} does not exist with model.mask_head=null: use sweep.goals="
+    with pytest.raises(UserError, match=wanted):
+        read_search([*TPE, *searched, "model=mask_rcnn,faster_rcnn"])

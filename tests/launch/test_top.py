@@ -146,6 +146,12 @@ def test_else_it_is_what_chooses_the_best_checkpoint(sweep: Path, config: str, m
     assert Sweep(sweep).read().metric == metric
 
 
+def test_runs_with_and_without_masks_are_looked_at_by_box_ap(sweep: Path):
+    (sweep / "seed=1" / "config.yaml").write_text("model: {mask_head: {depth: 4}}")
+    (sweep / "seed=2" / "config.yaml").write_text("model: {mask_head: null}")
+    assert Sweep(sweep).read().metric == "val/box_ap"
+
+
 def test_the_table(sweep: Path):
     with locked(sweep / "seed=2" / ".lock"), locked(sweep / ".lock"):
         lines = text(Sweep(sweep).read()).splitlines()

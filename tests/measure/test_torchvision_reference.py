@@ -2,6 +2,7 @@
 maps.
 """
 
+import re
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from models import make_batch
 from maskrcnn_lit.config.compose import build, compose, to_dict
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.measure.torchvision_reference import (
+    FIXED,
     check_ours,
     reference_inputs,
     torchvision_reference,
@@ -62,13 +64,48 @@ def test_an_image_without_objects_has_no_masks() -> None:
 
 @pytest.mark.parametrize(
     ("options", "norm"),
-    [(["backbone=mobilenet_v2"], "batch"), ([], "group"), (["model.box_head.convs=2"], "batch")],
+    [(["backbone=mobilenet_v2"], "batch"), ([], "group")],
 )
 def test_what_torchvision_has_not_is_told(options: list[str], norm: str) -> None:
     with pytest.raises(
         UserError, match=r"against=torchvision compares only a ResNet .* leave out against"
     ):
         torchvision_reference(plain(*options), 3, norm, 0)
+
+
+OTHER = {  # an option of FIXED -> another value
+    "backbone.deformable": [4, 5],
+    "fpn.connections": "lateral",
+    "roi_align.points": 0,
+    "roi_align.kind": "warp",
+    "roi_align.level": 4,
+    "box_head.convs": 2,
+    "box_head.cascade": [0.5, 0.6],
+    "mask_head.activation": "softmax",
+    "mask_refine": "points",
+    "nms": "soft",
+}
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_an_option_that_torchvision_has_not_is_told(name: str) -> None:
+    model, fixed = plain(), FIXED[name]
+    other = OTHER.get(name, "other" if fixed is None or isinstance(fixed, str) else not fixed)
+    *group, option = name.split(".")
+    part = model[group[0]] if group else model
+    assert part.get(option, fixed) == fixed
+    part[option] = other
+    wanted = re.escape(f"model.{name}={other}, since torchvision's has ")
+    with pytest.raises(UserError, match=wanted):
+        check_ours(model)
+
+
+def test_masks_and_the_limits_of_the_config_are_torchvisions() -> None:
+    model = plain("model.rpn.nms_iou=0.6", "model.box_head.nms_iou=0.4")
+    twin: Any = torchvision_reference(model, 3, "batch", 0)
+    assert (twin.rpn.nms_thresh, twin.roi_heads.nms_thresh) == (0.6, 0.4)
+    with pytest.raises(UserError, match=r"with masks, but model\.mask_head is null"):
+        check_ours(model | {"mask_head": None})
 
 
 def test_a_part_of_ones_own_is_told() -> None:

@@ -4,11 +4,12 @@ from maskrcnn_lit.report.budget_plot import budget_plot
 from maskrcnn_lit.report.theme import LIGHT, render
 
 ROWS = [
-    {"name": name, "image_size": size, "runtime": runtime, "milliseconds": times, "mask_ap": ap}
-    for name, size, runtime, times, ap in (
-        ("mask_rcnn_edge, lite0", 320, "onnx", [20, 25], None),
-        ("mask_rcnn_edge, lite0", 320, "pytorch", [60, 70], None),
-        ("mine", [96, 128], "onnx", [9, 12], 0.27),
+    {"name": name, "image_size": size, "runtime": runtime, "milliseconds": times, **aps}
+    for name, size, runtime, times, aps in (
+        ("mask_rcnn_edge, lite0", 320, "onnx", [20, 25], {"mask_ap": None, "box_ap": None}),
+        ("mask_rcnn_edge, lite0", 320, "pytorch", [60, 70], {"mask_ap": None, "box_ap": None}),
+        ("boxes", 96, "onnx", [10, 12], {"mask_ap": None, "box_ap": 0.31}),
+        ("mine", [96, 128], "onnx", [9, 12], {"mask_ap": 0.27, "box_ap": 0.3}),
     )
 ]
 
@@ -18,10 +19,11 @@ def test_each_model_is_a_row_with_a_dot_for_each_runtime():
     (ax,) = figure.axes
     assert [text.get_text() for text in ax.get_yticklabels()] == [
         "mask_rcnn_edge\nlite0\n320 px",
-        "mine\n96 x 128 px, AP 0.270",
+        "boxes\n96 px, box AP 0.310",
+        "mine\n96 x 128 px, mask AP 0.270",
     ]
     dots = {line.get_label(): list(line.get_xdata()) for line in ax.lines}
-    assert dots == {"onnx": [20, 9], "pytorch": [60], "budget": [33, 33]}
+    assert dots == {"onnx": [20, 10, 9], "pytorch": [60], "budget": [33, 33]}
 
 
 def test_it_is_a_picture():

@@ -29,8 +29,8 @@ RECORD: dict[str, Any] = {
     "peak_bytes": 200 * 2**20,
     "float_layers": ["fpn.lateral.1"],
     "tries": [
-        {"float_layers": 0, "mask_ap_difference": -0.02},
-        {"float_layers": 1, "mask_ap_difference": -0.007},
+        {"float_layers": 0, "ap_difference": -0.02},
+        {"float_layers": 1, "ap_difference": -0.007},
     ],
     "threads": 2,
     "processor": "a processor (2 threads)",
@@ -85,3 +85,15 @@ def test_the_page_shows_the_same_and_escapes_names():
     for text in ("-0.0070", "-0.0100 to -0.0040", "fpn.lateral.1", "model_64x96.onnx", "3.0 MB"):
         assert text in page
     assert 'src="http' not in page
+
+
+def test_the_page_of_a_model_without_masks_speaks_of_boxes():
+    boxes = {"val/box_ap": 0.4}
+    ap = {"original": boxes, "exported": boxes, "intervals": {"val/box_ap": None}}
+    ap["differences"] = {"val/box_ap": {"value": -0.001, "interval": [-0.01, 0.0]}}
+    page = certificate_page(RECORD | {"ap": ap})
+    assert "mask AP" not in page
+    assert "box AP, exported" in page
+    assert "box AP difference" in page
+    rows = [" ".join(re.sub("<[^>]*>", " ", row).split()) for row in page.split("<tr>")]
+    assert any(row.startswith("real 16 300 0 0.5 0.02 -") for row in rows)

@@ -9,7 +9,13 @@ FACTS: dict[str, Any] = {
     "categories": [[1, "cell: big"], [2, "cell"]],
     "checkpoint": "best",
     "weights": "as trained",
-    "model": {"backbone": "resnet50", "image_size": 640, "parameters": 44_400_000, "flops": None},
+    "model": {
+        "backbone": "resnet50",
+        "image_size": 640,
+        "parameters": 44_400_000,
+        "flops": None,
+        "masks": True,
+    },
     "metrics": {"val/mask_ap": 0.41234, "val/mask_ap50": 0.6, "val/box_ap": 0.5, "val/loss": 2.0},
     "intervals": {"val/mask_ap": [0.3, 0.5], "val/box_ap": None},
     "data": {"name": "cells", "val": {"images": 7, "ids_sha256": "a" * 64}},
@@ -62,3 +68,20 @@ def test_a_folder_without_a_license():
     assert "none is given" in text
     assert 'load_model("DIR")' in text
     assert "](predictions.png)" in text
+
+
+def test_a_card_of_boxes_alone_says_nothing_of_masks():
+    boxes = {"model": FACTS["model"] | {"masks": False}, "metrics": {"val/box_ap": 0.5}}
+    text = model_card(
+        FACTS | boxes, name="lab/cells", license=None, plot="scores.png", picture=None
+    )
+    facts = header(text)
+    assert facts["pipeline_tag"] == "object-detection"
+    assert facts["tags"] == ["faster-rcnn", "object-detection"]
+    (result,) = facts["model-index"][0]["results"]
+    assert result["task"] == {"type": "object-detection", "name": "object detection"}
+    assert "A Faster R-CNN, which detects boxes alone, of maskrcnn_lit" in text
+    assert "![AP of boxes](scores.png)" in text
+    assert "mask" not in text.lower().replace("maskrcnn", "")
+    assert "A Mask R-CNN of" in card()
+    assert header(card())["pipeline_tag"] == "image-segmentation"
