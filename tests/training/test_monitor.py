@@ -53,7 +53,7 @@ def test_a_model_without_masks_has_no_metrics_of_masks():
         True,
     ]
     assert (default_metric(True), default_metric(False)) == ("val/mask_ap", "val/box_ap")
-    for metric in ("val/mask_ap75", "val/boundary_ap", "val/cityscapes_ap", "val/recall_occluded"):
+    for metric in ("val/mask_ap75", "val/boundary_ap", "val/cityscapes_ap"):
         check_metric("trainer.monitor", metric, True)
         wanted = rf"trainer\.monitor={metric} does not exist with model\.mask_head=null: use"
         with pytest.raises(UserError, match=wanted):
