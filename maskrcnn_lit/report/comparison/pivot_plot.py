@@ -3,7 +3,7 @@
 from matplotlib.figure import Figure
 
 from maskrcnn_lit.report.comparison.pivot import Cell, Pivot, title_of
-from maskrcnn_lit.report.comparison.plots import short
+from maskrcnn_lit.report.comparison.plots import shorten
 from maskrcnn_lit.report.theme import Theme, axes, legend_below, line_style
 from maskrcnn_lit.runs.costs import COSTS
 
@@ -19,6 +19,7 @@ def _lines(table: Pivot, theme: Theme) -> Figure:
     metric = table.request.metrics[0]
     across = ", ".join(table.request.columns)
     figure, ax = axes(12 + min(len(table.rows), len(theme.colors) + 1), across, title_of(metric))
+    labels = shorten([", ".join(row) for row in table.rows])
     for i, row in reversed(list(enumerate(table.rows))):
         there = [(x, table.cells.get((metric, row, c))) for x, c in enumerate(table.columns)]
         known = [(x, cell) for x, cell in there if cell is not None]
@@ -31,10 +32,10 @@ def _lines(table: Pivot, theme: Theme) -> Figure:
             lw=1.6,
             elinewidth=1,
             capsize=2,
-            **line_style(i, len(table.rows), short(", ".join(row)), theme),
+            **line_style(i, len(table.rows), labels[i], theme),
         )
     # the values of a column, one below the other
-    names = ["\n".join(map(short, column)) for column in table.columns]
+    names = ["\n".join(column) for column in table.columns]
     ax.set_xticks(range(len(names)), names)
     longest = max(len(value) for column in table.columns for value in column)
     if longest * len(names) > LINE:
@@ -60,7 +61,7 @@ def _bars(table: Pivot, theme: Theme) -> Figure:
         ecolor=theme.ink,
         capsize=2,
     )
-    ax.set_yticks(range(len(shown)), [short(", ".join(row)) for row, _ in shown])
+    ax.set_yticks(range(len(shown)), shorten([", ".join(row) for row, _ in shown]))
     ax.set_xlim(left=0)
     return figure
 

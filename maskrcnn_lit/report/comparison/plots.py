@@ -93,13 +93,14 @@ def curves(ranking: Ranking, theme: Theme, *, column: str, title: str) -> Figure
     """
     shown = ranking.settings[:ROWS]
     figure, ax = axes(12 + min(len(shown), len(theme.colors) + 1), "epoch", title)
+    labels = shorten([setting.label for setting in shown])
     for i, setting in reversed(list(enumerate(shown))):
         runs = [dict(over_epochs(job, column)) for job in setting.jobs]
         epochs = sorted(set.intersection(*map(set, runs)))
         if not epochs:
             continue
         values = np.array([[run[epoch] for epoch in epochs] for run in runs])
-        style = line_style(i, len(shown), short(setting.label), theme)
+        style = line_style(i, len(shown), labels[i], theme)
         ax.plot(epochs, values.mean(0), "o-", ms=3, lw=1.6, **style)
         if len(runs) > 1:
             ax.fill_between(
@@ -211,7 +212,7 @@ def against(ranking: Ranking, theme: Theme, *, name: str) -> Figure:
     figure, ax = axes(
         12 + min(len(lines), len(theme.colors) + 1), AGAINST[name][1], APS[ranking.ap]
     )
-    labels = _shown(lines)
+    labels = shorten(lines)
     for i, members in reversed(list(enumerate(lines.values()))):
         style = line_style(i, len(lines), labels[i], theme)
         values = [setting.values(ranking.ap) for _, setting in members]
@@ -262,7 +263,7 @@ def heat_map(ranking: Ranking, theme: Theme) -> Figure:
     rows = sorted({rate for _, cells in shown for _, rate in cells})
     top = max(value for _, cells in shown for value in cells.values())
     figure = blank(len(shown) * (2.2 * len(rows) + 3))
-    titles = _shown([text for text, _ in shown])
+    titles = shorten([text for text, _ in shown])
     panels = figure.subplots(len(shown), 1, squeeze=False)[:, 0]
     for ax, title, (_, cells) in zip(panels, titles, shown, strict=True):
         values = np.array(
@@ -284,13 +285,9 @@ def heat_map(ranking: Ranking, theme: Theme) -> Figure:
     return figure
 
 
-def short(text: str) -> str:
-    return text if len(text) <= LONG else f"{text[: LONG - 3]}..."
-
-
-def _shown(texts: Collection[str]) -> list[str]:
+def shorten(texts: Collection[str]) -> list[str]:
     """The labels as a plot has room for them; in full where they would be the same then."""
-    cut = [short(text) for text in texts]
+    cut = [text if len(text) <= LONG else f"{text[: LONG - 3]}..." for text in texts]
     return cut if len(set(cut)) == len(cut) else list(texts)
 
 

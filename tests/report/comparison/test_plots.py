@@ -183,3 +183,7 @@ def test_settings_whose_long_labels_begin_alike_have_lines_and_maps_of_their_own
     assert [[x for x, _ in members] for members in lines.values()] == [[60, 200], [60, 200]]
     maps = heat_map(ranking, LIGHT).axes
     assert len({ax.get_title() for ax in maps}) == len(maps) == 4
+    for one in jobs:
+        object.__setattr__(one, "curves", ({"epoch": 0.0, "train/loss": 1.0},))
+    (ax,) = curves(ranking, LIGHT, column="train/loss", title="training loss").axes
+    assert len({line.get_label() for line in ax.lines}) == len(ax.lines) == 4

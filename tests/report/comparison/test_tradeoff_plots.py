@@ -12,7 +12,7 @@ from maskrcnn_lit.report.comparison.plots import (
     heat_map,
     position,
     series,
-    short,
+    shorten,
     varied_costs,
 )
 from maskrcnn_lit.report.comparison.settings import Ranking, rankings
@@ -140,5 +140,7 @@ def test_cells_of_the_heat_map_are_means_and_missing_ones_are_empty():
 
 
 def test_long_names_are_cut():
-    assert short("x" * LONG) == "x" * LONG
-    assert short("x" * (LONG + 1)) == "x" * (LONG - 3) + "..."
+    long = "x" * (LONG + 1)
+    assert shorten([long, "y"]) == ["x" * (LONG - 3) + "...", "y"]
+    assert shorten(["x" * LONG]) == ["x" * LONG]
+    assert shorten([long, long + "z"]) == [long, long + "z"]
