@@ -277,3 +277,5 @@ def build_trainer_of(config: DictConfig) -> None:
 def test_an_option_of_a_part_that_is_null_says_so():
     with pytest.raises(UserError, match=r"mask_head\.fcs' here, since model\.mask_head is null"):
         compose("train", ["model=faster_rcnn", "model.mask_head.fcs=2"])
+    with pytest.raises(UserError, match=r"'trainer\.ema\.decay'; did you mean trainer\.ema\?"):
+        compose("train", ["trainer.ema.decay=0.99"])  # a number, which has no options

@@ -123,8 +123,8 @@ def test_a_head_that_competes_has_no_logits_for_other_heads():
 
 
 def test_options_of_convolutions_are_refused_where_there_are_none():
-    for name, value in (("norm", "group"), ("separable", True)):
-        wanted = rf"mask_head\.{name}={value} needs convolutions, and .*mask_head\.fcs=2 has none"
+    for name, value, off in (("norm", "group", "null"), ("separable", True, "false")):
+        wanted = rf"mask_head\.{name}={value} needs conv.*fcs=2 has none: use .*\.{name}={off}, or"
         with pytest.raises(UserError, match=wanted):
             MaskHead(channels=8, width=8, depth=1, pool=7, num_classes=2, fcs=2, **{name: value})
 

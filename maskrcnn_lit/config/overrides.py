@@ -184,7 +184,8 @@ def _refuse_part_of_null(name: str, command: str, known: Mapping[str, Any]) -> N
     parts = name.split(".")
     for count in range(1, len(parts)):
         group = ".".join(parts[:count])
-        if group in known and known[group] is None:
+        rule = schema.rule_of(group)
+        if group in known and known[group] is None and rule is not None and rule.kind == "group":
             raise UserError(
                 f"{command} has no option '{_shown(name)}' here, since {group} is null: leave it "
                 f"out, or choose another {parts[0]}"

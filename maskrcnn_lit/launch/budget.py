@@ -25,6 +25,7 @@ from maskrcnn_lit.data.datamodule import CocoDataModule
 from maskrcnn_lit.data.dataset import image_batch
 from maskrcnn_lit.data.image_size import fitted_sizes, read_image_size
 from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.export.graph import plain_graph
 from maskrcnn_lit.export.int8 import layers, quantise
 from maskrcnn_lit.export.metadata import VERSION, Metadata
 from maskrcnn_lit.export.onnx_file import write_onnx
@@ -187,9 +188,23 @@ def _trained(run: Path, runtimes: Sequence[str], folder: Path, config: DictConfi
     images, sizes = _validation(stored, categories)
     size = read_image_size(stored.data.image_size)
     exact = [runtime for runtime in runtimes if not runtime.endswith("int8")]
+    if exact != ["pytorch"]:
+        exact = possible_runtimes(own.name, model, exact)
     return Candidate(
         own.name, size, *aps, images, in_runtimes(model, size, sizes, images, exact, folder)
     )
+
+
+def possible_runtimes(name: str, model: MaskRCNN, runtimes: Sequence[str]) -> list[str]:
+    """Those of `runtimes` that `model` runs in. UserError: none, since it cannot be exported."""
+    try:
+        plain_graph(model)
+    except UserError as error:
+        if "pytorch" not in runtimes:
+            raise
+        _log.info(f"{name} is timed in PyTorch alone: {error}")
+        return ["pytorch"]
+    return list(runtimes)
 
 
 def _validation(

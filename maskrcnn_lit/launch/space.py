@@ -16,7 +16,7 @@ from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.evaluation.goals import METRIC, Goal, read_goals
 from maskrcnn_lit.launch.grid import Job, is_one_value, job_name, read_typed
 from maskrcnn_lit.runs.folder import freeze_config
-from maskrcnn_lit.training.monitor import check_metric, default_metric, has_masks
+from maskrcnn_lit.training.monitor import OF_MASKS, default_metric, has_masks
 
 # NAME=RANGE(low,high) of a search, in Hydra's grammar.
 RANGES = {
@@ -126,7 +126,11 @@ def read_search(overrides: list[str]) -> Search:
     masks = _all_have_masks(fixed, space)
     goals = read_goals([default_metric(masks)] if sweep.goals is None else sweep.goals)
     for goal in goals:
-        check_metric("sweep.goals", goal.name, masks)
+        if not masks and goal.name.startswith(OF_MASKS):
+            raise UserError(
+                f"sweep.goals has {goal}, but a model of the search has no masks "
+                "(model.mask_head=null): give val/box_ap:max in its place"
+            )
     _check(space, goals, sweep)
     described = (fixed, space, goals, sweep.search, sweep.prune, typed.options.sweep_scale)
     search = Search(
@@ -139,11 +143,11 @@ def read_search(overrides: list[str]) -> Search:
 
 
 def _all_have_masks(fixed: Sequence[str], space: Space) -> bool:
-    """Whether every model of a search makes masks."""
+    """Whether every model of a search makes masks. Ranges of numbers do not decide on that."""
     lists = {name: part.values for name, part in space.items() if isinstance(part, Choices)}
     first = {name: values[0] for name, values in lists.items()}
-    of_model = {name: values for name, values in lists.items() if name.startswith("model")}
-    choices = [{}, *({name: value} for name, values in of_model.items() for value in values)]
+    decisive = [name for name in lists if name.startswith(("model", "experiment"))]
+    choices = [{}, *({name: value} for name in decisive for value in lists[name])]
     return all(
         has_masks(compose("train", [*fixed, *(f"{k}={v}" for k, v in (first | choice).items())]))
         for choice in choices

@@ -88,8 +88,8 @@ class Sweep:
     not changed are read once.
 
     Args:
-        metric: of the validation; None: the first goal of a search, else that by which the first
-            run chooses its best checkpoint.
+        metric: of the validation; None: the first goal of a search, else the `trainer.monitor` of a
+            run, else mask AP, or box AP if a run has no masks.
 
     Raises: UserError: the folder does not exist, or has no runs.
     """

@@ -21,6 +21,8 @@ from maskrcnn_lit.errors import UserError
 # Options of conf/model and the value that torchvision's model has, which takes no other.
 FIXED: dict[str, Any] = {
     "backbone.deformable": None,
+    "backbone.norm_eps": None,
+    "backbone.stride_in_1x1": False,
     "fpn.connections": "both",
     "fpn.norm": None,
     "fpn.path_augmentation": False,
@@ -80,9 +82,9 @@ def check_ours(model: Mapping[str, Any]) -> None:
         value = (parts[f"model.{group}"] if group else model).get(option, fixed)
         if value != fixed:
             raise UserError(
-                f"against=torchvision compares no model with model.{name}={value}, since "
-                f"torchvision's has {'null' if fixed is None else fixed}: leave that out, or leave "
-                "out against"
+                f"against=torchvision compares no model with model.{name}={value}: use "
+                f"model.{name}={'null' if fixed is None else str(fixed).lower()}, as torchvision's "
+                "model has it, or leave out against"
             )
 
 
@@ -101,7 +103,8 @@ def torchvision_reference(
     """
     check_ours(model)
     name = str(model["backbone"].get("name"))
-    known = name.startswith(("resnet", "resnext", "wide_resnet"))
+    resnets = ("resnet", "resnext", "wide_resnet")
+    known = name.startswith(resnets) and name in torchvision.models.list_models()
     if not known or norm not in ("frozen", "batch"):
         raise UserError(
             "against=torchvision compares only a ResNet with frozen or batch norms, but this is "

@@ -172,9 +172,10 @@ def _refuse_convolutions(fcs: int, options: Mapping[str, Any]) -> None:
     """
     for name, value in options.items():
         if value:
+            off = "false" if isinstance(value, bool) else "null"
             raise UserError(
                 f"model.mask_head.{name}={value} needs convolutions, and model.mask_head.fcs={fcs} "
-                f"has none: leave out model.mask_head.{name}, or use model.mask_head.fcs=0"
+                f"has none: use model.mask_head.{name}={off}, or model.mask_head.fcs=0"
             )
 
 

@@ -4,13 +4,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from models import make_model
 from omegaconf import OmegaConf
 from tiny_commands import run_command
 
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.export.packages import EXTRAS
 from maskrcnn_lit.launch import budget, certificate
-from maskrcnn_lit.launch.budget import installed, read_budget, shown_size, within_budget
+from maskrcnn_lit.launch.budget import (
+    installed,
+    possible_runtimes,
+    read_budget,
+    shown_size,
+    within_budget,
+)
 
 pytest_plugins = ("tiny_commands",)
 
@@ -84,6 +91,17 @@ def test_a_runtime_that_is_not_installed_is_left_out_or_refused(
     assert "not timed, because packages are missing: onnx;" in caplog.text
     with pytest.raises(UserError, match=r"grid\.runtime=onnx needs the package no_such_package"):
         installed(["onnx"])
+
+
+def test_a_run_that_cannot_be_exported_is_timed_in_pytorch(caplog: pytest.LogCaptureFixture):
+    every = ["pytorch", "onnx"]
+    assert possible_runtimes("run", make_model(), every) == every
+    model = make_model(pyramid={"connections": "top_down"})
+    with caplog.at_level("INFO"):
+        assert possible_runtimes("run", model, every) == ["pytorch"]
+    assert "run is timed in PyTorch alone: a model with model.fpn.connections=top" in caplog.text
+    with pytest.raises(UserError, match="cannot be exported"):
+        possible_runtimes("run", model, ["onnx"])
 
 
 def test_a_resize_rule_is_shown():

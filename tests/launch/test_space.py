@@ -132,6 +132,23 @@ def test_the_goal_is_an_ap_that_every_model_has(overrides: list[str], goal: str)
 def test_a_goal_of_masks_needs_masks(metric: str):
     searched = ["optimizer.lr=1e-3,1e-4", f"sweep.goals=[cost/flops:min,val/{metric}:max]"]
     assert len(read_search([*TPE, *searched]).goals) == 2
-    wanted = rf"sweep.goals=val/{metric} does not exist with model.mask_head=null: use sweep.goals="
+    models = "model=mask_rcnn,faster_rcnn"
+    wanted = (
+        rf"sweep.goals has val/{metric}:max, but a model of .* give val/box_ap:max in its place"
+    )
     with pytest.raises(UserError, match=wanted):
-        read_search([*TPE, *searched, "model=mask_rcnn,faster_rcnn"])
+        read_search([*TPE, *searched, models])
+    advised = [text.replace(f"val/{metric}:max", "val/box_ap:max") for text in searched]
+    assert len(read_search([*TPE, *advised, models]).goals) == 2
+
+
+@pytest.mark.parametrize("order", ["masks,boxes", "boxes,masks"])
+def test_experiments_decide_on_masks_in_any_order(
+    order: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "experiment").mkdir()
+    head = "# @package _global_\n"
+    (tmp_path / "experiment" / "masks.yaml").write_text(f"{head}seed: 1\n")
+    (tmp_path / "experiment" / "boxes.yaml").write_text(f"{head}model: {{mask_head: null}}\n")
+    monkeypatch.setenv("MASKRCNN_LIT_CONFIG_DIR", str(tmp_path))
+    assert list(map(str, read_search([*TPE, f"experiment={order}"]).goals)) == ["val/box_ap:max"]

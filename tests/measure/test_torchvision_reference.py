@@ -64,7 +64,11 @@ def test_an_image_without_objects_has_no_masks() -> None:
 
 @pytest.mark.parametrize(
     ("options", "norm"),
-    [(["backbone=mobilenet_v2"], "batch"), ([], "group")],
+    [
+        (["backbone=mobilenet_v2"], "batch"),
+        ([], "group"),
+        (["backbone.name=resnet26d"], "batch"),
+    ],
 )
 def test_what_torchvision_has_not_is_told(options: list[str], norm: str) -> None:
     with pytest.raises(
@@ -95,7 +99,8 @@ def test_an_option_that_torchvision_has_not_is_told(name: str) -> None:
     part = model[group[0]] if group else model
     assert part.get(option, fixed) == fixed
     part[option] = other
-    wanted = re.escape(f"model.{name}={other}, since torchvision's has ")
+    shown = "null" if fixed is None else str(fixed).lower()
+    wanted = re.escape(f"no model with model.{name}={other}: use model.{name}={shown}, as torch")
     with pytest.raises(UserError, match=wanted):
         check_ours(model)
 

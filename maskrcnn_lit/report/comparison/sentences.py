@@ -73,14 +73,24 @@ def _best(ranking: Ranking) -> Iterator[str]:
         sure = f"one seed, 95 % interval over images {interval(ends)}"
     if _nothing_learned(ranking):
         yield f"No model detects anything: no {APS[ranking.ap]}50 is above {NEAR_ZERO:g}."
+    ap = APS[ranking.ap]
     if len(ranking.settings) == 1:
-        yield f"The {APS[ranking.ap]} on the {ranking.title} is {number(mean.value)} ({sure})."
-        return
-    yield (
-        f"Of {len(ranking.settings)} settings on the {ranking.title}, {best.label} has the highest "
-        f"{APS[ranking.ap]}: "
-        f"{number(mean.value)} ({sure})."
-    )
+        yield f"The {ap} on the {ranking.title} is {number(mean.value)} ({sure})."
+    elif len(ranking.ranked) == 1:
+        yield (
+            f"{best.label} alone has a {ap} on the {ranking.title}: {number(mean.value)} ({sure})."
+        )
+    else:
+        yield (
+            f"Of {_count(ranking)} on the {ranking.title}, {best.label} has the highest {ap}: "
+            f"{number(mean.value)} ({sure})."
+        )
+
+
+def _count(ranking: Ranking) -> str:
+    """ "3 settings", or "2 settings with a mask AP" if others have none."""
+    among = "" if ranking.ranked == ranking.settings else f" with a {APS[ranking.ap]}"
+    return f"{len(ranking.ranked)} settings{among}"
 
 
 def _nothing_learned(ranking: Ranking) -> bool:
@@ -90,11 +100,9 @@ def _nothing_learned(ranking: Ranking) -> bool:
 
 
 def _fronts(ranking: Ranking) -> Iterator[str]:
-    scored = tuple(setting for setting in ranking.settings if setting.values(ranking.ap))
-    complete = len(scored) == len(ranking.settings)
-    among = "" if complete else f"Of the {len(scored)} settings with a {APS[ranking.ap]}: "
+    among = "" if ranking.ranked == ranking.settings else f"Of the {_count(ranking)}: "
     fronts: dict[tuple[str, ...], list[str]] = {}
-    for name in varied_costs(replace(ranking, settings=scored)):
+    for name in varied_costs(replace(ranking, settings=ranking.ranked)):
         points = cost_points(ranking, name)
         front = tuple(
             points[i][0].label for i in pareto((cost, score) for _, cost, score in points)

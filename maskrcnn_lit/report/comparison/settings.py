@@ -31,6 +31,9 @@ LOCATIONS = ("run_dir", "sweep_dir", "resume")  # paths, which do not affect the
 # data count; a resumed run makes none).
 NEUTRAL = ("auto_batch", "callbacks.prune", "data.prepare")
 
+# Options of the validations of a training.
+VALIDATIONS = ("evaluation.every_n_epochs", "evaluation.images", "trainer.monitor")
+
 _SKIPPED = (
     *LOCATIONS,
     "data.root",
@@ -145,6 +148,11 @@ class Ranking:
         return [job for setting in self.settings for job in setting.jobs]
 
     @property
+    def ranked(self) -> tuple[Setting, ...]:
+        """The settings that have the AP: a model without masks has no mask AP."""
+        return tuple(setting for setting in self.settings if setting.values(self.ap))
+
+    @property
     def letters(self) -> list[str]:
         """The letters of the settings in plots and tables."""
         return letters(len(self.settings))
@@ -173,13 +181,15 @@ def varying(jobs: Sequence[Job]) -> dict[str, list[str]]:
 
 
 def neutral(jobs: Sequence[Job]) -> tuple[str, ...]:
-    """NEUTRAL, and how often a training was validated if nothing waits for validations."""
+    """NEUTRAL, and what decides on the validations of a training if nothing waits for them: the
+    final weights, whose scores are compared, are the same.
+    """
     waits = any(
         option_value(job, "trainer.patience") is not None
         or option_value(job, "optimizer.schedule") == "plateau"
         for job in jobs
     )
-    return NEUTRAL if waits else (*NEUTRAL, "evaluation.every_n_epochs")
+    return NEUTRAL if waits else (*NEUTRAL, *VALIDATIONS)
 
 
 def option(job: Job, name: str) -> str:

@@ -55,11 +55,10 @@ def compare(ranking: Ranking, resampled: Mapping[str, Resampled]) -> list[Compar
 
 def compared(ranking: Ranking) -> list[Setting]:
     """The best setting or the baseline, and those that it is compared with."""
-    known = [setting for setting in ranking.settings if setting.values(ranking.ap)]
-    if not known:
+    if not ranking.ranked:
         return []
-    center = ranking.baseline or known[0]
-    others = [setting for setting in known if setting != center]
+    center = ranking.baseline or ranking.ranked[0]
+    others = [setting for setting in ranking.ranked if setting != center]
     return [center, *sorted(others, key=lambda other: _apart(center, other))[:MOST]]
 
 
@@ -104,8 +103,7 @@ def sentences(ranking: Ranking, comparisons: Sequence[Comparison]) -> list[str]:
         return []
     outcomes = zip(comparisons, significant(comparisons), strict=True)
     message = [_sentence(comparison, APS[ranking.ap], is_so) for comparison, is_so in outcomes]
-    known = [setting for setting in ranking.settings if setting.values(ranking.ap)]
-    others = len(known) - 1 - len(comparisons)
+    others = len(ranking.ranked) - 1 - len(comparisons)
     more = (
         f"; the other {others} settings, which differ in more options, were not tested"
         if others > 0

@@ -88,12 +88,18 @@ def test_a_front_says_which_settings_it_leaves_out():
     ]
     jobs[-1].result.cost["parameters"] = 5
     (by_masks,), (by_boxes,) = rankings(jobs, "val/mask_ap"), rankings(jobs)
-    assert ranking_sentences(by_masks, {})[1:] == [
+    first, *fronts = ranking_sentences(by_masks, {})
+    assert first.startswith("Of 2 settings with a mask AP on the 50 validation images")
+    assert fronts == [
         "Of the 2 settings with a mask AP: b has the best mask AP and the fewest parameters."
     ]
     assert ranking_sentences(by_boxes, {})[1:] == [
         "c has the best box AP and the fewest parameters."
     ]
+    (alone,) = rankings(jobs[1:], "val/mask_ap")
+    first, *fronts = ranking_sentences(alone, {})
+    assert first.startswith("b alone has a mask AP on the 50 validation images of made up: 0.300 (")
+    assert fronts == []
 
 
 def test_a_cost_that_does_not_vary_has_no_front():

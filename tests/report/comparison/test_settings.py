@@ -8,6 +8,7 @@ from comparison_sample import job
 
 from maskrcnn_lit.report.comparison.settings import (
     NOT_RUN,
+    VALIDATIONS,
     Job,
     endings,
     label,
@@ -20,6 +21,15 @@ from maskrcnn_lit.report.comparison.settings import (
     varying,
 )
 from maskrcnn_lit.runs.result import RunResult
+
+
+def nested(values: dict[str, Any]) -> dict[str, Any]:
+    """A config of these dotted names."""
+    config: dict[str, Any] = {}
+    for name, value in values.items():
+        group, _, option = name.partition(".")
+        config.setdefault(group, {})[option] = value
+    return config
 
 
 def backbone(name: str, seed: int, ap: float, **more):
@@ -273,6 +283,7 @@ def test_runs_with_and_without_masks_are_ranked_by_the_ap_that_all_have():
 BOXES = {"val/box_ap": 0.5, "val/images": 50.0}
 
 
+@pytest.mark.parametrize("name", VALIDATIONS)
 @pytest.mark.parametrize(
     ("option", "value", "apart"),
     [
@@ -282,16 +293,15 @@ BOXES = {"val/box_ap": 0.5, "val/images": 50.0}
     ],
 )
 def test_how_often_a_run_was_validated_counts_if_it_waits_for_that(
-    option: str, value: Any, apart: bool
+    option: str, value: Any, apart: bool, name: str
 ):
-    group, _, name = option.partition(".")
     jobs = [
         job(
             f"every{n}",
-            f"evaluation.every_n_epochs={n}",
+            f"{name}={n}",
             ap=0.1,
             seed=n,
-            config={"evaluation": {"every_n_epochs": n}, group: {name: value}},
+            config=nested({name: n, option: value}),
         )
         for n in (1, 5)
     ]
