@@ -349,6 +349,7 @@ def _differing(jobs: Sequence[Job]) -> list[str]:
         for name in names
         if name not in _NOT_COMPARED
         and not name.startswith(skipped)
+        and len({str(config.get(name)) for _, config in flat}) > 1
         and len({shown(*one, name) for one in flat}) > 1
     ]
 

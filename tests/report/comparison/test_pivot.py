@@ -163,6 +163,20 @@ def test_runs_that_differ_in_more_than_the_seed_have_no_common_mean():
         pivot(grid(), Request(("backbone",)))
 
 
+@pytest.mark.parametrize(("data_seeds", "alike"), [((1, 1), True), ((1, 2), True), ((1, 3), False)])
+def test_a_seed_of_the_data_is_fixed_or_follows_that_of_the_run(
+    data_seeds: tuple[int, int], alike: bool
+):
+    runs = [run("a", 1, seed / 10, seed) for seed in (1, 2)]
+    for one, data_seed in zip(runs, data_seeds, strict=True):
+        one.config["data"]["seed"] = data_seed
+    if alike:
+        assert cells(pivot(runs, asked(seeds="mean"))) == [["a", "0.150"]]
+    else:
+        with pytest.raises(UserError, match=r"differ in data\.seed, so they have no common mean"):
+            pivot(runs, asked())
+
+
 def commit(name: str, dirty: bool = False) -> dict:
     return {"commit": {"hash": name * 40, "dirty": dirty}}
 
