@@ -95,7 +95,8 @@ class Sweep:
     """
 
     def __init__(self, folder: Path, metric: str | None = None) -> None:
-        self.folder, self.metric = folder, metric
+        self.folder = folder
+        self.metric = f"{METRIC}{metric}" if metric in TITLES else metric
         self._files: dict[tuple[Path, str], tuple[Any, Any]] = {}
         if not folder.is_dir():
             raise UserError(f"sweep_dir={folder} is not a folder: give the folder of a sweep")

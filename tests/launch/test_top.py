@@ -120,6 +120,7 @@ def test_a_changed_file_is_read_again(sweep: Path):
 def test_the_best_of_a_loss_is_the_least(sweep: Path):
     (sweep / "seed=1" / "metrics.csv").write_text("step,epoch,val/loss\n3,0,2.0\n7,1,1.5\n9,2,3\n")
     (sweep / "seed=5" / "metrics.csv").write_text("step,epoch,val/loss\n3,0,nan\n7,1,4.0\n")
+    assert Sweep(sweep, "loss").metric == "val/loss"
     view = Sweep(sweep, "val/loss").read()
     assert by_name(view)["seed=1"].best == Score(1.5, 2)
     assert "best so far: val/loss 1.500 in epoch 2, seed=1" in text(view)
