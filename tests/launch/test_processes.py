@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -364,7 +365,9 @@ def test_a_signal_to_the_run_saves_a_checkpoint_and_leaves_no_process(
 def test_a_signal_is_passed_on_to_the_processes(number: signal.Signals, tmp_path: Path):
     before = signal.getsignal(number)
     waits = [sys.executable, "-c", "import time; time.sleep(99)"]
-    processes = [subprocess.Popen(waits) for _ in range(2)]
+    # nohup, under which the tests may run, has its children ignore SIGHUP
+    begin = partial(signal.signal, number, signal.SIG_DFL)
+    processes = [subprocess.Popen(waits, preexec_fn=begin) for _ in range(2)]
     try:
         with _passed_on(tmp_path, 2) as passed:
             (tmp_path / f"{processes[0].pid}.pid").touch()
