@@ -359,9 +359,9 @@ def test_a_run_without_masks_is_drawn_and_compared_by_box_ap(sweep: Path, tmp_pa
             [masks, without_masks(boxes)], tmp_path / "a", baselines=[boxes]
         ).read_text()
     )
-    told = (tmp_path / "a/report.md").read_text()
-    assert "Significantly worse than mobilenet_v3_large, train_images=400: resnet18" in told
-    assert "box AP" in told
+    text = (tmp_path / "a/report.md").read_text()
+    assert "Significantly worse than mobilenet_v3_large, train_images=400: resnet18" in text
+    assert "box AP" in text
     assert "are not of the same weights" not in page.text
     page = Page(write_comparison([masks, boxes], tmp_path / "b", "val/mask_ap").read_text())
     assert "are not of the same weights" not in page.text
