@@ -61,8 +61,8 @@ def plain_graph(model: MaskRCNN) -> Graph:
     if getattr(model.fpn, "connections", "both") == "top_down":
         raise UserError(
             "a model with model.fpn.connections=top_down cannot be exported: its finer maps repeat "
-            "each cell of the coarsest one, so that many scores are equal, and each runtime keeps "
-            "others of them: train one with model.fpn.connections=both"
+            "each cell of the coarsest one, so that many scores are equal, and runtimes differ in "
+            "which of these they keep: train one with model.fpn.connections=both"
         )
     if model.points == 0 or model.kind == "pool":
         option = "kind=pool" if model.kind == "pool" else "points=0"
